@@ -1,0 +1,58 @@
+# Each target sets up what it needs: Python >= 3.11 with venv, apt and root are enough to begin with.
+PYTHON ?= python3
+VENV ?= .venv
+# Test processes at once; 0 runs the tests in pytest's own process.
+JOBS ?= 0
+PYTEST_ARGS ?=
+export PYTHON VENV
+
+BIN = $(VENV)/bin
+TREE = core plugins tests examples scripts benchmarks conftest.py
+
+.PHONY: help venv system demo test pytest lint types format bench lock clean
+
+help:
+	@echo "make demo     build a C program in a sandbox, then again from the cache"
+	@echo "make test     lint, types and all tests (PYTEST_ARGS='-k name', JOBS=2)"
+	@echo "make pytest   the tests alone"
+	@echo "make lint     ruff, mypy and import-linter"
+	@echo "make format   let ruff lay out the code"
+	@echo "make bench    measure start-up, and lines per file"
+	@echo "make lock     make requirements.lock anew"
+	@echo "make clean    remove what the other targets made"
+
+venv:
+	@scripts/setup-venv
+
+system:
+	@scripts/setup-system test
+
+demo: venv
+	@scripts/setup-system demo
+	@scripts/demo
+
+test: lint pytest
+
+pytest: venv system
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: venv types
+	$(BIN)/python -m ruff check $(TREE)
+	$(BIN)/python -m ruff format --check $(TREE)
+	$(BIN)/lint-imports --no-logo --no-cache
+
+types: venv
+	$(BIN)/python scripts/check_types.py
+
+format: venv
+	$(BIN)/python -m ruff check --fix $(TREE)
+	$(BIN)/python -m ruff format $(TREE)
+
+bench: venv
+	$(BIN)/python benchmarks/startup.py
+
+lock:
+	@scripts/lock
+
+clean:
+	rm -rf .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)

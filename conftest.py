@@ -1,0 +1,10 @@
+"""What every test of the workspace shares: both event loops."""
+
+import pytest
+
+pytest_plugins = ["support.docker_engine", "support.filesystems"]
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

@@ -1,0 +1,345 @@
+"""Where settings come from: packaged defaults, files, environment, command line; the last one wins.
+
+Each value remembers its source, so that an error can name the place to mend.
+"""
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Self
+
+from obuilder._core.options import Value, canonical, describe, fill, option_names, unknown_key
+from obuilder._core.platforms import machine_platform
+from obuilder.errors import ConfigError
+from obuilder.spec.suggest import nearest
+
+__all__ = ["HealthcheckSettings", "Settings"]
+
+SYSTEM_FILE = Path("/etc/obuilder/config.toml")
+SYSTEM_STORE = Path("/var/lib/obuilder")
+
+_CHOICES = ("store", "sandbox", "fetcher", "platform")
+_HEALTHCHECK = "healthcheck"
+_VARIABLES = {key: f"OBUILDER_{key.upper()}" for key in _CHOICES}
+_CONFIG_VARIABLE = "OBUILDER_CONFIG"
+_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthcheckSettings:
+    """The section `healthcheck`."""
+
+    base: str = "busybox"
+    """The image to run in; it must have /bin/sh."""
+
+    timeout_s: float = 30.0
+    """How long the command may take; the fetch does not count."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise ValueError(f"timeout-s must be more than 0, not {self.timeout_s}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """What one source says: a TOML tree, and for a command line the texts of its values."""
+
+    tree: Mapping[str, object]
+    source: str
+    base: Path
+    texts: Mapping[tuple[str, str], str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, merged; made by `load` or `from_dict`.
+
+    `choices` has store, sandbox, fetcher and platform; `sections` has one
+    mapping for each driver that something was said about, by canonical key.
+    """
+
+    choices: Mapping[str, Value]
+    sections: Mapping[str, Mapping[str, Value]]
+    healthcheck: HealthcheckSettings
+    default_location: str
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        config_file: Path | None = None,
+        choices: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+        system_file: Path = SYSTEM_FILE,
+    ) -> Self:
+        """What the `obuilder` command uses.
+
+        `choices` are its `--store` and so on by name, `options` its `-o`
+        arguments. ConfigError: `config.file-missing`, `config.file-unreadable`,
+        `config.syntax`, `config.unknown-key`, `config.duplicate-key`,
+        `config.type`, `config.value`.
+        """
+        environ = os.environ if environ is None else environ
+        layers = [_packaged()]
+        standard = (system_file, _user_file(environ))
+        layers += [_file(path) for path in standard if path is not None and _exists(path)]
+        variable = environ.get(_CONFIG_VARIABLE)
+        if config_file is not None:
+            layers.append(_file(config_file, named_by="--config"))
+        elif variable:
+            layers.append(_file(Path(variable), named_by=_CONFIG_VARIABLE))
+        layers += _environment(environ)
+        here = Path.cwd()
+        for key, text in (choices or {}).items():
+            layers.append(_Layer(tree={key: text}, source=f"--{key}", base=here))
+        layers += [_option(text, here) for text in options]
+        return cls._merged(layers, environ)
+
+    @classmethod
+    def from_dict(
+        cls, tree: Mapping[str, object], *, environ: Mapping[str, str] | None = None
+    ) -> Self:
+        """What a program says, as a configuration file would; over the packaged defaults alone.
+
+        The environment is asked only for the user's data directory. ConfigError as `load`.
+        """
+        plain = {key: _plain(value) for key, value in tree.items()}
+        layer = _Layer(tree=plain, source="settings", base=Path.cwd())
+        return cls._merged([_packaged(), layer], os.environ if environ is None else environ)
+
+    @classmethod
+    def _merged(cls, layers: Sequence[_Layer], environ: Mapping[str, str]) -> Self:
+        choices: dict[str, Value] = {}
+        sections: dict[str, dict[str, Value]] = {}
+        for layer in layers:
+            for key, value in layer.tree.items():
+                if key in _CHOICES:
+                    choices[key] = _choice(key, value, layer)
+                else:
+                    section = sections.setdefault(canonical(key), {})
+                    section.update(_section(key, value, layer))
+        choices.setdefault("platform", Value(value=machine_platform(), source="this machine"))
+        return cls(
+            choices=choices,
+            healthcheck=_healthcheck(sections.pop(_HEALTHCHECK, {})),
+            sections=sections,
+            default_location=str(_data_directory(environ)),
+        )
+
+    def source(self, key: str) -> str:
+        """Which source set `store`, `sandbox`, `fetcher` or `platform`."""
+        return self.choices[key].source
+
+    @property
+    def store(self) -> str:
+        """The store's driver."""
+        return str(self.choices["store"].value).partition(":")[0]
+
+    @property
+    def location(self) -> str:
+        """What the store's driver is given: the text after `driver:`, or the default place."""
+        return str(self.choices["store"].value).partition(":")[2] or self.default_location
+
+    @property
+    def sandbox(self) -> str:
+        """The sandbox's driver."""
+        return str(self.choices["sandbox"].value)
+
+    @property
+    def fetcher(self) -> str:
+        """The driver of the fetcher for bases that no scheme claims."""
+        return str(self.choices["fetcher"].value)
+
+    @property
+    def platform(self) -> str:
+        """`OS/ARCH[/VARIANT]` that images are wanted for."""
+        return str(self.choices["platform"].value)
+
+
+def _packaged() -> _Layer:
+    name = "defaults.toml"
+    text = resources.files("obuilder._core").joinpath(name).read_text("utf-8")
+    return _Layer(tree=tomllib.loads(text), source=name, base=Path("/"))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a directory that may not be searched: it is then not ours to read
+        return False
+
+
+def _file(path: Path, *, named_by: str | None = None) -> _Layer:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no file {path}", where=named_by, code="config.file-missing"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}",
+            where=named_by,
+            code="config.file-unreadable",
+        ) from None
+    return _Layer(tree=_parsed(data, path), source=str(path), base=path.absolute().parent)
+
+
+def _parsed(data: bytes, path: Path) -> dict[str, object]:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise ConfigError(
+            "not UTF-8 text", where=f"{path}:{line}:{column}", code="config.syntax"
+        ) from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(str(error), text, path) from None
+    except RecursionError:
+        raise ConfigError("nested too deep", where=str(path), code="config.syntax") from None
+
+
+def _syntax_error(message: str, text: str, path: Path) -> ConfigError:
+    line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
+    position = _POSITION.search(message)
+    if position and position[1]:
+        line, column = int(position[1]), int(position[2])
+    what = _POSITION.sub("", message)
+    return ConfigError(
+        f"not valid TOML: {what[:1].lower()}{what[1:]}",
+        where=f"{path}:{line}:{column}",
+        code="config.syntax",
+    )
+
+
+def _environment(environ: Mapping[str, str]) -> Iterator[_Layer]:
+    here = Path.cwd()
+    for key, variable in _VARIABLES.items():
+        if environ.get(variable):
+            yield _Layer(tree={key: environ[variable]}, source=variable, base=here)
+
+
+def _option(text: str, here: Path) -> _Layer:
+    name, equals, written = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    key = key.strip()
+    if not (equals and dot and section and key):
+        choice = f"use --{section}=…" if section in _CHOICES else None
+        raise ConfigError(
+            f"expected section.option=value, found {text!r}",
+            where="-o",
+            hint=choice or "such as -o healthcheck.timeout-s=60",
+            code="config.option",
+        )
+    try:
+        tree = tomllib.loads(f"value = {written}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        tree = {}
+    # One value, not a line that goes on with other keys; what is no TOML is text.
+    value = tree["value"] if tree.keys() == {"value"} else written
+    return _Layer(
+        tree={section: {key: value}},
+        source="-o",
+        base=here,
+        texts={(canonical(section), canonical(key)): written},
+    )
+
+
+def _choice(key: str, value: object, layer: _Layer) -> Value:
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"expected text, found {describe(value)}",
+            where=f"{layer.source}: {key}",
+            code="config.type",
+        )
+    if key == "platform" and not _PLATFORM.fullmatch(value):
+        raise ConfigError(
+            f"{value!r} is not a platform",
+            where=f"{layer.source}: {key}",
+            hint="write OS/ARCH, such as linux/amd64 or linux/arm64",
+            code="config.value",
+        )
+    if not value.partition(":")[0]:
+        expected = "driver:location" if key == "store" else "a driver's name"
+        raise ConfigError(
+            f"expected {expected}, found {value!r}",
+            where=f"{layer.source}: {key}",
+            code="config.value",
+        )
+    return Value(value=value, source=layer.source, base=layer.base)
+
+
+def _section(key: str, value: object, layer: _Layer) -> dict[str, Value]:
+    if not isinstance(value, Mapping):
+        known = (*_CHOICES, _HEALTHCHECK)
+        meant = nearest(key, known)
+        raise ConfigError(
+            f"unknown setting {key!r}",
+            where=layer.source,
+            hint=f"did you mean {meant!r}?" if meant else f"there are: {', '.join(known)}",
+            code="config.unknown-key",
+        )
+    texts = layer.texts or {}
+    section: dict[str, Value] = {}
+    for name, item in value.items():
+        option = canonical(name)
+        if option in section:
+            raise ConfigError(
+                f"{option!r} is set twice, with - and with _",
+                where=f"{layer.source}: {key}",
+                code="config.duplicate-key",
+            )
+        text = texts.get((canonical(key), option))
+        section[option] = Value(value=item, source=layer.source, base=layer.base, text=text)
+    return section
+
+
+def _healthcheck(section: Mapping[str, Value]) -> HealthcheckSettings:
+    known = option_names(HealthcheckSettings)
+    for key, value in section.items():
+        if key not in known:
+            raise unknown_key(_HEALTHCHECK, key, value, known=known)
+    return fill(HealthcheckSettings, _HEALTHCHECK, section)
+
+
+def _plain(value: object) -> object:
+    # A program may say Path and tuple where TOML has text and arrays.
+    match value:
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case Path():
+            return str(value)
+    return value
+
+
+def _user_file(environ: Mapping[str, str]) -> Path | None:
+    directory = _xdg(environ, "XDG_CONFIG_HOME", ".config")
+    return directory / "obuilder" / "config.toml" if directory else None
+
+
+def _data_directory(environ: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return SYSTEM_STORE
+    directory = _xdg(environ, "XDG_DATA_HOME", ".local/share")
+    return directory / "obuilder" if directory else SYSTEM_STORE
+
+
+def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path | None:
+    # The standard says that a relative one is to be ignored.
+    path = environ.get(variable, "")
+    if path.startswith("/"):
+        return Path(path)
+    home = environ.get("HOME", "")
+    return Path(home) / default if home.startswith("/") else None

@@ -1,0 +1,38 @@
+"""Logs and errors of failed steps, kept for a person who asks later."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from obuilder.errors import ObuilderError
+from obuilder.types import Id
+
+__all__ = ["keep_failure"]
+
+_KEPT = 100
+_KEPT_BYTES = 100 << 20
+
+
+def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) -> None:
+    """Keep a copy of a failed step's log and its error in `directory/ID`. Blocking.
+
+    Only the last 100 are kept, at most 100 MiB of logs. Raises OSError.
+    """
+    target = directory / id
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.copyfile(log, target / "log")
+    (target / "error.json").write_text(
+        json.dumps({"id": id, "code": error.code, "what": error.what, "hint": error.hint})
+    )
+    _trim(directory)
+
+
+def _trim(directory: Path) -> None:
+    entries = sorted(os.scandir(directory), key=lambda entry: -entry.stat().st_mtime_ns)
+    total = 0
+    for number, entry in enumerate(entries):
+        total += (Path(entry) / "log").stat().st_size
+        if number >= _KEPT or (number and total > _KEPT_BYTES):
+            shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,124 @@
+"""From a step to its saved result: locks, store, log and database in the right order."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from obuilder._core.build_log import StepLog, read_chunks
+from obuilder._core.db import Database
+from obuilder._core.failed import keep_failure
+from obuilder._core.inflight import Inflight, Outcome, Sink
+from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
+from obuilder._core.steps import Backends, Step
+from obuilder.errors import ObuilderError, StoreError
+from obuilder.locks import Locks
+from obuilder.types import Id
+
+__all__ = ["Keeper"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Gives a step's result: the saved one, or one made by whoever comes first.
+
+    The lock of an id is held alone by whoever makes or deletes the result, and
+    shared by whoever builds on it.
+    """
+
+    def __init__(
+        self, backends: Backends, database: Database, *, locks: Locks, inflight: Inflight
+    ) -> None:
+        self._backends = backends
+        self._store = backends.store
+        self._database = database
+        self._locks = locks
+        self._inflight = inflight
+        self.hits = 0
+        self.misses = 0
+
+    @asynccontextmanager
+    async def result(self, step: Step, sink: Sink) -> AsyncIterator[Outcome]:
+        """The step's result, which nobody can delete inside the block."""
+        made: Outcome | None = None
+        while True:
+            if not self._inflight.is_running(step.id):
+                async with self._locks.hold(step.id, shared=True):
+                    found = await self._load(step.id, step.base)
+                    if found is not None:
+                        if made is None:
+                            await self._replay(step.id, sink)
+                            self.hits += 1
+                        yield made or found
+                        return
+            outcome = await self._inflight.share(
+                step.id, lambda publish: self._make(step, publish), sink
+            )
+            # Found after all, by another process: its log is still to be replayed.
+            made = None if outcome.cached else outcome
+
+    async def _make(self, step: Step, publish: Callable[[StepLog], None]) -> Outcome:
+        async with self._locks.hold(step.id):
+            path = await self._load(step.id, step.base)
+            if path is not None:
+                return path
+            begun = time.monotonic()
+            async with self._store.build(step.id, base=step.base) as directory:
+                record = await self._in_directory(step, directory, publish)
+                record = replace(record, duration_s=time.monotonic() - begun)
+                await anyio.to_thread.run_sync(
+                    (directory / SIDE_FILE).write_bytes, side_file(step.id, step.base, record)
+                )
+            with anyio.CancelScope(shield=True):
+                await self._database.add(step.id, parent=step.base, record=record)
+                saved = await self._store.result(step.id)
+            if saved is None:
+                raise StoreError(f"result {step.id} was saved and is not there")
+            self.misses += 1
+            return Outcome(path=saved, cached=False)
+
+    async def _in_directory(
+        self, step: Step, directory: Path, publish: Callable[[StepLog], None]
+    ) -> StepRecord:
+        log = StepLog(await self._store.log_file(step.id))
+        publish(log)
+        try:
+            record = await step.make(self._backends, directory, log)
+            size = await self._store.size_added(step.id)
+            return replace(record, size_bytes=size)
+        except ObuilderError as error:
+            log.close()
+            await self._keep_failure(step.id, error)
+            raise
+        finally:
+            log.close()
+
+    async def _keep_failure(self, id: Id, error: ObuilderError) -> None:
+        log = await self._store.log_file(id)
+        kept = self._store.state_dir / "failed"
+        try:
+            await anyio.to_thread.run_sync(lambda: keep_failure(kept, id, log, error=error))
+        except OSError as failure:
+            # The step's own error matters more than our copy of its log.
+            _logger.warning("the log of failed step %s could not be kept: %s", id, failure)
+
+    async def _load(self, id: Id, parent: Id | None) -> Outcome | None:
+        path = await self._store.result(id)
+        if path is None:
+            return None
+        if not await self._database.touch(id):
+            # Saved by a process that died before it told the database.
+            known = await anyio.to_thread.run_sync(read_side_file, path, id)
+            record = known[1] if known else None
+            await self._database.add(id, parent=parent, record=record)
+        return Outcome(path=path, cached=True)
+
+    async def _replay(self, id: Id, sink: Sink) -> None:
+        async for data in read_chunks(await self._store.log_file(id)):
+            sink(data)

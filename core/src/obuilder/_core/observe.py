@@ -1,0 +1,137 @@
+"""Telling what happens: events to the client of a build, hooks to observers."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from obuilder import events
+from obuilder.spec.ast import Op
+from obuilder.types import Id
+
+__all__ = ["BuildObserver", "Observer", "StepObserved", "Telling"]
+
+
+class Observer(Protocol):
+    """What a hook manager offers; it must never raise."""
+
+    def build_started(self) -> None:
+        """A build begins."""
+
+    def build_finished(self, *, seconds: float, error: BaseException | None) -> None:
+        """A build has ended."""
+
+    def step_started(self, *, id: Id) -> None:
+        """A step is looked up or made."""
+
+    def step_finished(
+        self, *, id: Id, cached: bool, seconds: float, error: BaseException | None
+    ) -> None:
+        """A step has ended for one client."""
+
+
+@dataclass(slots=True)
+class StepObserved:
+    """What the builder fills in while a step is observed."""
+
+    cached: bool = False
+
+
+class BuildObserver:
+    """Wraps a build and its steps in calls to an observer, if there is one."""
+
+    def __init__(self, observer: Observer | None) -> None:
+        self._observer = observer
+
+    @asynccontextmanager
+    async def build(self) -> AsyncIterator[None]:
+        """Around a whole build."""
+        begun, error = time.monotonic(), None
+        if self._observer:
+            self._observer.build_started()
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if self._observer:
+                self._observer.build_finished(seconds=time.monotonic() - begun, error=error)
+
+    @asynccontextmanager
+    async def step(self, id: Id) -> AsyncIterator[StepObserved]:
+        """Around one step."""
+        begun, error, observed = time.monotonic(), None, StepObserved()
+        if self._observer:
+            self._observer.step_started(id=id)
+        try:
+            yield observed
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if self._observer:
+                self._observer.step_finished(
+                    id=id, cached=observed.cached, seconds=time.monotonic() - begun, error=error
+                )
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        self._last += 1
+        return self._last
+
+
+class Telling:
+    """Makes the events of one build, numbered, for one stage of it."""
+
+    def __init__(
+        self,
+        sink: events.EventSink | None,
+        *,
+        stage: tuple[str, ...] = (),
+        counter: _Counter | None = None,
+    ) -> None:
+        self._sink = sink or _nobody
+        self._stage = stage
+        self._counter = counter or _Counter()
+
+    def inside(self, name: str) -> "Telling":
+        """For the nested stage `name`."""
+        return Telling(self._sink, stage=(*self._stage, name), counter=self._counter)
+
+    def stage_started(self, name: str) -> None:
+        self._sink(events.StageStarted(seq=self._seq(), stage=self._stage, name=name))
+
+    def stage_finished(self, name: str, id: Id) -> None:
+        self._sink(events.StageFinished(seq=self._seq(), stage=self._stage, name=name, id=id))
+
+    def base_started(self, base: str) -> None:
+        self._sink(events.BaseStarted(seq=self._seq(), stage=self._stage, base=base))
+
+    def op_started(self, op: Op, workdir: str) -> None:
+        self._sink(events.OpStarted(seq=self._seq(), stage=self._stage, op=op, workdir=workdir))
+
+    def piece(self, piece: bytes | str) -> None:
+        """Output or a note of the current step."""
+        if isinstance(piece, bytes):
+            self._sink(events.Output(seq=self._seq(), stage=self._stage, data=piece))
+        else:
+            self._sink(events.Note(seq=self._seq(), stage=self._stage, text=piece))
+
+    def step_finished(self, id: Id, *, cached: bool) -> None:
+        self._sink(events.StepFinished(seq=self._seq(), stage=self._stage, id=id, cached=cached))
+
+    def build_finished(self, id: Id) -> None:
+        self._sink(events.BuildFinished(seq=self._seq(), stage=self._stage, id=id))
+
+    def _seq(self) -> int:
+        return self._counter.next()
+
+
+def _nobody(event: events.Event) -> None:
+    del event

@@ -1,0 +1,94 @@
+"""Removing results and caches that nothing uses."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from obuilder._core.db import Database
+from obuilder.errors import CacheBusy, StoreError
+from obuilder.interfaces import Store
+from obuilder.locks import Locks
+from obuilder.types import Id
+
+__all__ = ["Pruner"]
+
+_BATCH = 100
+OnDelete = Callable[[Id], None]
+
+
+class Pruner:
+    """Deletes under each item's lock, so never what a build stands on."""
+
+    def __init__(self, store: Store[Any], database: Database, locks: Locks) -> None:
+        self._store = store
+        self._database = database
+        self._locks = locks
+
+    async def delete(
+        self, id: Id, *, on_delete: OnDelete | None = None, missing_ok: bool = False
+    ) -> int:
+        """Remove `id` and its descendants, children first. StoreError if missing or in use."""
+        if await self._store.result(id) is None and not await self._is_known(id):
+            if missing_ok:
+                return 0
+            raise StoreError(f"there is no result {id}", code="store.unknown-id")
+        order: list[Id] = []
+        rest = [id]
+        while rest:
+            order.append(rest.pop())
+            rest.extend(await self._database.children(order[-1]))
+        for each in reversed(order):
+            if not await self._remove(each, on_delete):
+                raise StoreError(
+                    f"result {each} is in use by a running build",
+                    code="store.in-use",
+                    hint="try again when the build has ended",
+                )
+        await self._store.complete_deletes()
+        return len(order)
+
+    async def prune(
+        self, *, before: datetime | None, limit: int, on_delete: OnDelete | None = None
+    ) -> int:
+        """Remove up to `limit` results without children, least recently used first."""
+        removed = skipped = 0
+        while removed < limit:
+            batch = await self._database.unused(
+                before=before, limit=min(_BATCH, limit - removed), offset=skipped
+            )
+            if not batch:
+                break
+            for id in batch:
+                if await self._remove(id, on_delete):
+                    removed += 1
+                else:
+                    skipped += 1
+        await self._store.complete_deletes()
+        return removed
+
+    async def clean(self, *, on_delete: Callable[[str], None] | None = None) -> int:
+        """Remove every result and every cache that nothing uses."""
+        removed = await self.prune(before=None, limit=2**62, on_delete=on_delete)
+        for name in await self._store.caches():
+            if on_delete:
+                on_delete(f"cache {name}")
+            try:
+                await self._store.delete_cache(name)
+            except CacheBusy:
+                continue  # a step is using it
+            removed += 1
+        await self._store.complete_deletes()
+        return removed
+
+    async def _is_known(self, id: Id) -> bool:
+        return await self._database.touch(id)
+
+    async def _remove(self, id: Id, on_delete: OnDelete | None) -> bool:
+        with self._locks.try_hold(id) as free:
+            if not free or await self._database.children(id):
+                return False
+            if on_delete:
+                on_delete(id)
+            await self._store.delete(id)
+            await self._database.remove(id)
+            return True

@@ -1,0 +1,203 @@
+"""Settings to an open builder: loads the chosen drivers, fills their options, opens them."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from anyio.from_thread import start_blocking_portal
+
+from obuilder._core.build import BuildContext, Builder, BuildResult
+from obuilder._core.config import Settings
+from obuilder._core.options import fill, option_names, unknown_key
+from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
+from obuilder._core.routing import RoutingFetcher
+from obuilder.errors import ConfigError, ObuilderError, PluginError
+from obuilder.interfaces import Fetcher
+from obuilder.spec.ast import Stage
+from obuilder.spec.suggest import nearest
+
+__all__ = ["build_sync", "open_builder"]
+
+
+@asynccontextmanager
+async def open_builder(
+    settings: Settings, *, plugins: Plugins | None = None
+) -> AsyncIterator[Builder]:
+    """A builder with the store, sandbox and fetchers of `settings`.
+
+    Raises ConfigError for settings that do not fit, PluginError for drivers
+    that cannot be loaded, BackendError for what the store's state is. An error
+    of the block leaves it as it is, and no ExceptionGroup does.
+    """
+    failure: Exception | None = None
+    try:
+        async with AsyncExitStack() as stack:
+            builder = await _open(stack, _Session(settings, plugins or Plugins()))
+            try:
+                yield builder
+            except Exception as error:  # noqa: BLE001 - raised again outside the task groups
+                failure = error
+    except BaseExceptionGroup as group:
+        alone = _alone(group)
+        if failure is not None:
+            failure.add_note(f"while closing the builder: {alone}")
+        else:
+            raise alone from group
+    if failure is not None:
+        raise failure
+
+
+def build_sync(settings: Settings, spec: Stage, context: BuildContext | None = None) -> BuildResult:
+    """Build `spec` from any thread, without an event loop of one's own.
+
+    The builder runs in a thread of its own and takes no signal handler; a
+    KeyboardInterrupt here cancels it, waits for its clean-up, and goes on.
+    Raises what `open_builder` and `Builder.build` raise.
+    """
+
+    async def build() -> BuildResult:
+        async with open_builder(settings) as builder:
+            return await builder.build(spec, context)
+
+    with start_blocking_portal("asyncio") as portal:
+        return portal.call(build)
+
+
+class _Session:
+    """Settings together with what is installed."""
+
+    def __init__(self, settings: Settings, plugins: Plugins) -> None:
+        self.settings = settings
+        self.plugins = plugins
+
+    def check_sections(self) -> None:
+        """ConfigError for a section that is no driver's."""
+        installed = {name for kind in KINDS for name in self.plugins.names(kind)}
+        for section, values in self.settings.sections.items():
+            if section in {_section(name) for name in installed}:
+                continue
+            sources = sorted({value.source for value in values.values()})
+            meant = nearest(section, {*installed, "healthcheck"})
+            says = f"did you mean [{meant}]? " if meant else ""
+            raise ConfigError(
+                f"there is a section [{section}], but no driver of that name is installed",
+                where=", ".join(sources) or None,
+                hint=f"{says}installed: {', '.join(sorted(installed)) or 'none'}",
+                code="config.unknown-section",
+            )
+
+    def config(self, kind: Kind[Any], name: str, backend: type) -> object:
+        """The options of one driver; ConfigError if one of them belongs to no driver."""
+        section = _section(name)
+        values = self.settings.sections.get(section, {})
+        config: type = backend.Config  # type: ignore[attr-defined]  # check_class has seen it
+        known = option_names(config)
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            # Drivers of other kinds with the same name share the section.
+            known |= self._names_of_others(kind, name)
+        for key in unknown:
+            if key not in known:
+                raise unknown_key(section, key, values[key], known=known)
+        return fill(config, section, values)
+
+    def fetchers(self) -> RoutingFetcher.Config:
+        """How bases find their fetcher. Options are checked now, though no fetcher is opened."""
+        plugins, settings = self.plugins, self.settings
+        for name in plugins.names(FETCHER):
+            if settings.sections.get(_section(name)):
+                self.config(FETCHER, name, self.load_fetcher(name))
+        return RoutingFetcher.Config(
+            default=settings.fetcher,
+            installed=frozenset(plugins.names(FETCHER)),
+            load=self.load_fetcher,
+            configure=lambda name, backend: self.config(FETCHER, name, backend),
+        )
+
+    def load_fetcher(self, name: str) -> type[Fetcher[Any]]:
+        """A fetcher's class; one that is not installed says which other bases would work."""
+        where = self.settings.source("fetcher") if name == self.settings.fetcher else None
+        try:
+            return self.plugins.load(FETCHER, name, where=where)
+        except PluginError as error:
+            if error.code != "plugin.not-installed":
+                raise
+            forms = [f"(from {scheme}:…)" for scheme in self._schemes()]
+            if forms:
+                error.hint = f"{error.hint}. A base {' or '.join(forms)} works without it"
+            raise
+
+    def _schemes(self) -> list[str]:
+        found = []
+        for name in self.plugins.names(FETCHER):
+            try:
+                if self.plugins.load(FETCHER, name).scheme:
+                    found.append(name)
+            except PluginError:  # a broken one is no way out; its own use says what is wrong
+                continue
+        return found
+
+    def _names_of_others(self, kind: Kind[Any], name: str) -> frozenset[str]:
+        known: frozenset[str] = frozenset()
+        for other in KINDS:
+            if other is kind or name not in self.plugins.names(other):
+                continue
+            try:
+                known |= option_names(self.plugins.load(other, name).Config)
+            except PluginError:  # not chosen, so that it need not work; it adds no names
+                continue
+        return known
+
+
+class _ConfiguredBuilder(Builder):
+    """A builder whose builds are for the platform of the settings unless they say otherwise."""
+
+    platform: str
+
+    async def build(self, spec: Stage, context: BuildContext | None = None) -> BuildResult:
+        context = context or BuildContext()
+        return await super().build(
+            spec, replace(context, platform=context.platform or self.platform)
+        )
+
+
+async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
+    settings, plugins = session.settings, session.plugins
+    session.check_sections()
+    # All that can be wrong in the settings is said before anything is touched.
+    store_class = plugins.load(STORE, settings.store, where=settings.source("store"))
+    store_config = session.config(STORE, settings.store, store_class)
+    sandbox_class = plugins.load(SANDBOX, settings.sandbox, where=settings.source("sandbox"))
+    sandbox_config = session.config(SANDBOX, settings.sandbox, sandbox_class)
+    fetchers = session.fetchers()
+    store = await stack.enter_async_context(store_class.open(settings.location, store_config))
+    sandbox_dir = store.state_dir / "sandbox" / settings.sandbox
+    sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))
+    fetcher = await stack.enter_async_context(RoutingFetcher.open(fetchers))
+    builder = _ConfiguredBuilder(store, sandbox, fetcher, observer=plugins.hooks())
+    builder.platform = settings.platform
+    return await stack.enter_async_context(builder)
+
+
+def _section(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error of a group that says most: an interrupt, else one of ours, else any."""
+    leaves = list(_leaves(group))
+    wanted: tuple[Callable[[BaseException], bool], ...] = (
+        lambda error: isinstance(error, KeyboardInterrupt),
+        lambda error: isinstance(error, ObuilderError),
+        lambda error: isinstance(error, Exception),
+        lambda _error: True,
+    )
+    return next(error for test in wanted for error in leaves if test(error))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

@@ -1,0 +1,244 @@
+"""Making one step: base import, run, copy. What happens in a step's own directory."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+
+from obuilder._core import transfer
+from obuilder._core.build_log import StepLog
+from obuilder._core.context import Context
+from obuilder._core.identity import (
+    base_id,
+    context_text,
+    copy_preimage,
+    identify,
+    redacted,
+    run_preimage,
+)
+from obuilder._core.manifest import Manifest, scan
+from obuilder._core.record import StepRecord
+from obuilder._core.saved_env import write_env
+from obuilder.errors import BuildError, FetchError, SourceError, StoreError
+from obuilder.interfaces import Fetcher, Sandbox, Store
+from obuilder.spec import ast, op_to_sexp, to_mach
+from obuilder.types import FetchContext, Id, Mount, RunConfig, Secret, User
+
+__all__ = ["Backends", "CopyStep", "ImportStep", "RunStep", "Step", "copy_step", "run_step"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backends:
+    """The three, as opened for one builder."""
+
+    store: Store[object]
+    sandbox: Sandbox[object]
+    fetcher: Fetcher[object]
+
+
+class Step(Protocol):
+    """One thing that makes a snapshot."""
+
+    @property
+    def id(self) -> Id:
+        """The result's name."""
+
+    @property
+    def base(self) -> Id | None:
+        """The result that it starts from."""
+
+    async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:
+        """Make the result in `directory`, a clone of the base; the duration is left 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportStep:
+    """The import of a base image."""
+
+    text: str
+    context: FetchContext
+    base: None = None
+
+    @property
+    def id(self) -> Id:
+        return base_id(self.text)
+
+    async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:
+        rootfs = directory / "rootfs"
+        scratch = backends.store.state_dir / "scratch" / self.id
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            rootfs.mkdir()
+            image = await backends.fetcher.fetch(
+                self.text, rootfs, log=log, scratch=scratch, context=self.context
+            )
+            write_env(directory / "env", image.env)
+        except OSError as error:
+            raise FetchError(f"cannot import {self.text!r}: {error}") from error
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(lambda: shutil.rmtree(scratch, ignore_errors=True))
+        return StepRecord(
+            op=to_mach(("from", self.text)),
+            context=to_mach((("env", image.env),)),
+            preimage=to_mach(self.text),
+            duration_s=0.0,
+            digest=image.digest,
+            platform=image.platform,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStep:
+    """A command in the sandbox."""
+
+    id: Id
+    base: Id
+    op: ast.Run
+    config: RunConfig
+    record: StepRecord
+
+    async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:
+        async with AsyncExitStack() as stack:
+            mounts = []
+            for cache in self.op.cache:
+                user = self.config.user
+                path = await stack.enter_async_context(backends.store.cache(cache.id, user=user))
+                mounts.append(Mount(source=path, target=cache.target))
+            config = replace(self.config, mounts=tuple(mounts))
+            await backends.sandbox.run(config, directory / "rootfs", log=log)
+        return self.record
+
+
+def run_step(base: Id, context: Context, op: ast.Run, *, secrets: Mapping[str, bytes]) -> RunStep:
+    """Prepare a `run`. BuildError for a secret without a value or an impossible user."""
+    user = context.unix_user()
+    mounted = tuple(
+        Secret(target=secret.target, value=_secret(secrets, secret.id)) for secret in op.secrets
+    )
+    preimage = run_preimage(base, context, op, user=user, secrets=mounted)
+    id = identify(preimage)
+    return RunStep(
+        id=id,
+        base=base,
+        op=op,
+        config=RunConfig(
+            id=id,
+            argv=(*context.shell, op.shell),
+            cwd=context.workdir,
+            user=user,
+            env=context.env,
+            network=op.network,
+            secrets=tuple(reversed(mounted)),
+        ),
+        record=StepRecord(
+            op=to_mach(op_to_sexp(op)),
+            context=context_text(context, user),
+            preimage=redacted(preimage),
+            duration_s=0.0,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyStep:
+    """Files from a source tree into the snapshot."""
+
+    id: Id
+    base: Id
+    source: Path
+    manifests: Sequence[Manifest]
+    dst: str
+    user: User
+    record: StepRecord
+
+    async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        failures: list[Exception] = []
+
+        async def receive() -> None:
+            try:
+                rootfs = directory / "rootfs"
+                config = RunConfig(id=self.id, argv=transfer.RECEIVER, env=transfer.RECEIVER_ENV)
+                await backends.sandbox.run(config, rootfs, log=log, stdin=reader)
+            except Exception as error:  # noqa: BLE001 - raised again below
+                failures.append(error)
+            finally:
+                os.close(reader)  # a sender that still writes gets EPIPE
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            sent = await anyio.to_thread.run_sync(self._send, directory / "rootfs", writer)
+        if isinstance(sent, SourceError):
+            raise sent  # the receiver only saw a cut archive
+        if failures:
+            raise failures[0]
+        if sent is not None:
+            raise StoreError(f"cannot send to the sandbox: {sent}") from sent
+        return self.record
+
+    def _send(self, rootfs: Path, writer: int) -> SourceError | OSError | None:
+        try:
+            with os.fdopen(writer, "wb") as output:
+                transfer.send(
+                    source=self.source,
+                    manifests=self.manifests,
+                    dst=self.dst,
+                    user=self.user,
+                    rootfs=rootfs,
+                    output=output,
+                )
+        except (SourceError, OSError) as error:
+            return error
+        return None
+
+
+async def copy_step(base: Id, context: Context, op: ast.Copy, *, source: Path) -> CopyStep:
+    """Prepare a `copy` from the tree at `source`. SourceError if a source cannot be copied."""
+    user = context.unix_user()
+    dst = context.join(op.dst)
+    manifests = [
+        await anyio.to_thread.run_sync(partial(scan, source, each, exclude=op.exclude))
+        for each in op.src
+    ]
+    if not manifests:
+        raise SourceError("No source items for copy!")
+    if len(manifests) > 1 and not dst.endswith("/"):
+        raise SourceError(
+            "When copying multiple items, the destination must end with '/'", code="copy.dst"
+        )
+    preimage = copy_preimage(
+        base=base, user=user, manifests=[manifest.sexp() for manifest in manifests], dst=dst
+    )
+    id = identify(preimage)
+    return CopyStep(
+        id=id,
+        base=base,
+        source=source,
+        manifests=manifests,
+        dst=dst,
+        user=user,
+        record=StepRecord(
+            op=to_mach(op_to_sexp(op)),
+            context=context_text(context, user),
+            preimage=redacted(preimage),
+            duration_s=0.0,
+        ),
+    )
+
+
+def _secret(secrets: Mapping[str, bytes], name: str) -> bytes:
+    try:
+        return secrets[name]
+    except KeyError:
+        raise BuildError(
+            f"Couldn't find value for requested secret '{name}'", code="secret.missing"
+        ) from None

@@ -1,0 +1,213 @@
+"""Carrying what a manifest lists into a snapshot: a tar stream for the sandbox's standard input.
+
+Nothing is written into a root file system by a host path: a link in the image
+could lead it astray. The snapshot is only read here, to learn which
+directories exist already: those, and links to directories inside the root,
+are used as they are and get no entry (tar would reset them).
+"""
+
+import hashlib
+import io
+import os
+import stat
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from obuilder._core.manifest import Directory, File, Manifest
+from obuilder.errors import SourceError
+from obuilder.spec import to_mach
+from obuilder.types import User
+
+__all__ = ["RECEIVER", "RECEIVER_ENV", "send"]
+
+RECEIVER = ("tar", "-xf", "-")
+RECEIVER_ENV = (("PATH", "/bin:/usr/bin"),)
+"""What runs in the sandbox, as OBuilder runs it."""
+
+_MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
+_CHUNK_BYTES = 1 << 20
+
+
+def send(
+    *,
+    source: Path,
+    manifests: Sequence[Manifest],
+    dst: str,
+    user: User,
+    rootfs: Path,
+    output: IO[bytes],
+) -> None:
+    """Write the archive that puts `manifests` at `dst` in `rootfs`. Blocking.
+
+    `dst` that ends with `/` or is a directory by its text (`/`, `/.`) takes
+    each manifest by its last name, and spreads the source root. Raises
+    SourceError if a file is not what the manifest says any more, OSError when
+    the receiver goes away.
+    """
+    with tarfile.open(fileobj=output, mode="w|", format=tarfile.GNU_FORMAT) as archive:
+        sender = _Sender(archive, source, user, rootfs=rootfs)
+        into_directory = dst.endswith("/")
+        for manifest in manifests:
+            name = manifest.path.rpartition("/")[2]
+            target = f"{dst}{name}" if into_directory else dst
+            sender.add(manifest, target)
+
+
+class _Sender:
+    def __init__(self, archive: tarfile.TarFile, source: Path, user: User, *, rootfs: Path) -> None:
+        self._archive = archive
+        self._source = source
+        self._user = user
+        self._root = Root(rootfs)
+        self._made: set[str] = set()
+
+    def add(self, manifest: Manifest, target: str) -> None:
+        if isinstance(manifest, Directory):
+            self._directory(manifest, target)
+            return
+        place = self._root.resolve(target, follow_last=False)
+        if not place:
+            raise SourceError(
+                f"cannot copy {to_mach(manifest.path)} as the root directory",
+                code="copy.onto-root",
+                hint="end dst with '/' to copy into a directory",
+            )
+        self._parents(place)
+        path = self._source / manifest.path
+        try:
+            if isinstance(manifest, File):
+                self._file(manifest, path, place)
+            else:
+                info = self._info(place, path.lstat())
+                info.type, info.linkname = tarfile.SYMTYPE, manifest.target
+                if os.fspath(path.readlink()) != manifest.target:
+                    raise _changed(manifest.path)
+                self._archive.addfile(info)
+        except FileNotFoundError as error:
+            raise _changed(manifest.path) from error
+
+    def _parents(self, place: str) -> None:
+        """Entries for the directories on the way that do not exist: ours, 0755, now."""
+        parts = place.split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            self._make("/".join(parts[:depth]), int(time.time()))
+
+    def _directory(self, manifest: Directory, target: str) -> None:
+        place = self._root.resolve(target)
+        if place:
+            self._parents(place)
+            self._make(place, int((self._source / manifest.path).lstat().st_mtime))
+        for entry in manifest.entries:
+            self.add(entry, f"/{place}/{entry.path.rpartition('/')[2]}")
+
+    def _make(self, place: str, mtime: int) -> None:
+        if place in self._made or self._root.is_directory(place):
+            return
+        self._made.add(place)
+        info = tarfile.TarInfo(place)
+        info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, mtime
+        info.uid, info.gid = self._user.uid, self._user.gid
+        self._archive.addfile(info)
+
+    def _file(self, manifest: File, path: Path, place: str) -> None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise _changed(manifest.path)
+            info = self._info(place, status)
+            info.size = status.st_size
+            reader = _HashingReader(file)
+            try:
+                self._archive.addfile(info, reader)
+            except OSError as error:
+                if error.errno is None:  # tarfile: the file became shorter
+                    raise _changed(manifest.path) from error
+                raise
+            if reader.hexdigest() != manifest.sha256:
+                raise _changed(manifest.path)
+
+    def _info(self, place: str, status: os.stat_result) -> tarfile.TarInfo:
+        info = tarfile.TarInfo(place)
+        info.mode = 0o755 if status.st_mode & 0o111 else 0o644
+        info.mtime = int(status.st_mtime)
+        info.uid, info.gid = self._user.uid, self._user.gid
+        return info
+
+
+class Root:
+    """Looks up paths of an image from outside as a process inside would: links stay inside.
+
+    Safe without openat2 because nothing runs in the snapshot while we look.
+    """
+
+    def __init__(self, rootfs: Path) -> None:
+        self._rootfs = rootfs
+
+    def resolve(self, path: str, *, follow_last: bool = True) -> str:
+        """The path relative to the root with links, `.` and `..` gone; it need not exist.
+
+        Raises SourceError if links go round in circles.
+        """
+        done: list[str] = []
+        rest = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+        links = 0
+        while rest:
+            part = rest.pop()
+            if part == "..":
+                del done[-1:]
+                continue
+            if part in ("", "."):
+                continue
+            candidate = self._rootfs.joinpath(*done, part)
+            if (rest or follow_last) and candidate.is_symlink():
+                links += 1
+                if links > _MAX_LINKS:
+                    raise SourceError(
+                        f"too many symbolic links on the way to {to_mach(path)} in the image",
+                        code="copy.link-loop",
+                    )
+                target = os.fspath(candidate.readlink())
+                if target.startswith("/"):
+                    done.clear()
+                rest.extend(reversed(target.split("/")))
+            else:
+                done.append(part)
+        return "/".join(done)
+
+    def is_directory(self, place: str) -> bool:
+        """Whether a resolved path is a directory now."""
+        try:
+            return stat.S_ISDIR((self._rootfs / place).lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+
+class _HashingReader(io.RawIOBase):
+    """Hashes what is sent, so that a file that changes under our hands is not saved."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(size)
+        self._hash.update(data)
+        return data
+
+    def hexdigest(self) -> str:
+        # What was appended since the size was taken counts as a change too.
+        while data := self._file.read(_CHUNK_BYTES):
+            self._hash.update(data)
+        return self._hash.hexdigest()
+
+
+def _changed(path: str) -> SourceError:
+    return SourceError(
+        f"Source path {to_mach(path)} changed while it was copied",
+        code="source.changed",
+        hint="build again when nothing writes to the source directory",
+    )

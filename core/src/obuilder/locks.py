@@ -1,0 +1,142 @@
+"""Kernel locks by name, for us and for backends: released by death, waited for without a thread.
+
+A lock is a FIFO that its holder has open for writing and holds by flock(2). A
+waiter opens it for reading and sleeps until the last writer has closed it: the
+kernel wakes it on release and on death alike. One descriptor carries both the
+lock and the writing end, and the kernel drops the lock first (`__fput` calls
+`locks_remove_file` before the FIFO's own release), so a woken waiter finds the
+lock free.
+
+The file is removed on release. One that is found unheld belonged to a process
+that died in the middle of what it did: the list of these is the crash journal.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import anyio
+
+from obuilder.errors import StoreError
+
+__all__ = ["Locks"]
+
+
+class Locks:
+    """The locks of one store; `directory` is created if missing.
+
+    A name must be a file name. Locks also exclude each other within a process.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @asynccontextmanager
+    async def hold(self, name: str, *, shared: bool = False) -> AsyncIterator[None]:
+        """Hold a lock for the block, waiting for it as long as it takes.
+
+        `shared`: with others who hold it shared. Raises StoreError if the file
+        system refuses. Cancelling stops the wait at once.
+        """
+        descriptor = self._try(name, shared=shared)
+        while descriptor is None:
+            descriptor = await self._wait(name, shared=shared)
+        try:
+            yield
+        finally:
+            self._release(name, descriptor)
+
+    @contextmanager
+    def try_hold(self, name: str, *, shared: bool = False) -> Iterator[bool]:
+        """Hold a lock for the block if it is free now; yields whether it was."""
+        descriptor = self._try(name, shared=shared)
+        try:
+            yield descriptor is not None
+        finally:
+            if descriptor is not None:
+                self._release(name, descriptor)
+
+    def names(self) -> list[str]:
+        """The locks that are held, or were by a process that died."""
+        try:
+            return sorted(entry.name for entry in os.scandir(self._directory))
+        except OSError as error:
+            raise StoreError(
+                f"cannot read the lock directory {self._directory}: {error.strerror}",
+                code="store.vanished",
+                hint="is the store still mounted?",
+            ) from error
+
+    def _try(self, name: str, *, shared: bool) -> int | None:
+        path = self._directory / name
+        while True:
+            try:
+                with suppress(FileExistsError):  # the usual case while others wait
+                    os.mkfifo(path, 0o600)
+                descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if not self._directory.is_dir():
+                    raise StoreError(
+                        f"the lock directory {self._directory} is gone",
+                        code="store.vanished",
+                        hint="is the store still mounted?",
+                    ) from None
+                continue  # its holder removed it between the two calls
+            except OSError as error:
+                raise StoreError(f"cannot create lock {path}: {error.strerror}") from error
+            try:
+                fcntl.flock(descriptor, _kind(shared=shared) | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno == errno.EWOULDBLOCK:
+                    return None
+                raise StoreError(f"cannot lock {path}: {error.strerror}") from error
+            if _is_same(descriptor, path):
+                return descriptor
+            os.close(descriptor)
+
+    async def _wait(self, name: str, *, shared: bool) -> int | None:
+        try:
+            reader = os.open(self._directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return self._try(name, shared=shared)
+        try:
+            # Opened first: a release after this attempt is seen by the reader.
+            descriptor = self._try(name, shared=shared)
+            # Of a file that was removed meanwhile the last writer may have gone before
+            # the reader came: nothing would ever wake it.
+            if descriptor is None and _is_same(reader, self._directory / name):
+                await anyio.wait_readable(reader)
+            return descriptor
+        finally:
+            os.close(reader)
+
+    def _release(self, name: str, descriptor: int) -> None:
+        path = self._directory / name
+        try:
+            # Only the last of several shared holders gets this, and may remove the file.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same(descriptor, path):
+                path.unlink()
+        except OSError:
+            # Another holds it shared, or the directory is gone; closing releases all the same.
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def _kind(*, shared: bool) -> int:
+    return fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(descriptor)
+    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)

@@ -1,0 +1,193 @@
+"""Caches for stores that keep them as directories: private copies, first release wins.
+
+A store gives the three operations that differ (create, clone, remove); who
+wins, how names become file names, and what is busy is decided here, once.
+"""
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+
+from obuilder.durable import write_file
+from obuilder.errors import CacheBusy, StoreError
+from obuilder.locks import Locks
+from obuilder.types import Leftover, LeftoverKind, User
+
+__all__ = ["CacheOperations", "NamedCaches", "escape_name", "unescape_name"]
+
+_LONGEST = 200
+_KEPT = 150
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+class CacheOperations(Protocol):
+    """What a store does for its caches; all three may raise StoreError."""
+
+    async def create_cache(self, path: Path, user: User) -> None:
+        """Make an empty cache owned by `user`, mode 0755."""
+
+    async def clone_cache(self, source: Path, target: Path) -> None:
+        """Make `target` a writable copy of `source`."""
+
+    async def remove_cache(self, path: Path) -> None:
+        """Remove a cache or a copy of one; nothing if it is gone."""
+
+
+def escape_name(name: str, *, prefix: str = "") -> str:
+    """A cache's file name: bytes outside `[-._A-Za-z0-9]` as `%xx`.
+
+    With a prefix (btrfs: `c-`) a leading dot stays, as OBuilder has it; without
+    one it is escaped, and the empty name is `%`, which nothing else becomes. A
+    name over 200 bytes escaped keeps its first 150 and a SHA-256 of the whole.
+    """
+    raw = name.encode("utf-8", "surrogateescape")
+    escaped = re.sub(rb"[^-._A-Za-z0-9]", lambda m: b"%%%02x" % m.group()[0], raw).decode()
+    if not prefix:
+        if escaped.startswith("."):
+            escaped = "%2e" + escaped[1:]
+        escaped = escaped or "%"
+    if len(escaped) > _LONGEST:
+        escaped = f"{escaped[:_KEPT]}-{hashlib.sha256(raw).hexdigest()}"
+    return prefix + escaped
+
+
+def unescape_name(file_name: str, *, prefix: str = "") -> str:
+    """The cache's name; of a shortened one, what can be read of it."""
+    escaped = file_name.removeprefix(prefix)
+    if escaped == "%":
+        return ""
+    raw = re.sub(rb"%([0-9a-f]{2})", lambda m: bytes([int(m.group(1), 16)]), escaped.encode())
+    return raw.decode("utf-8", "surrogateescape")
+
+
+class NamedCaches:
+    """The caches of one store.
+
+    `current` holds the newest version of each, `copies` the private copies,
+    `records` one small file a cache with its full name and its generation: a
+    number that grows with each release, so that a copy knows whether it is
+    still the newest when its turn comes. All three on one file system.
+    """
+
+    def __init__(
+        self, store: CacheOperations, root: Path, state_dir: Path, *, prefix: str = ""
+    ) -> None:
+        self._store = store
+        self._current = root / "cache"
+        self._copies = root / "cache-tmp"
+        self._records = state_dir / "caches"
+        self._records.mkdir(parents=True, exist_ok=True)
+        self._locks = Locks(state_dir / "locks")
+        self._prefix = prefix
+
+    @asynccontextmanager
+    async def use(self, name: str, *, user: User) -> AsyncIterator[Path]:
+        """A private copy for the block; the promise is `Store.cache`'s."""
+        file_name = escape_name(name, prefix=self._prefix)
+        current = self._current / file_name
+        copy = self._copies / f"{secrets.token_hex(6)}-{file_name}"
+        async with (
+            self._locks.hold(f"users-{file_name}", shared=True),
+            self._locks.hold(f"copy-{copy.name}"),
+        ):
+            try:
+                async with self._locks.hold(f"cache-{file_name}"):
+                    generation = self._generation(file_name)
+                    if await anyio.Path(current).exists():
+                        await self._store.clone_cache(current, copy)
+                    else:
+                        await self._store.create_cache(copy, user)
+                try:
+                    yield copy
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        async with self._locks.hold(f"cache-{file_name}"):
+                            if self._generation(file_name) == generation:
+                                self._publish(name, copy, generation=generation + 1)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    # The copy that lost, or the version that was replaced.
+                    await self._store.remove_cache(copy)
+
+    async def delete(self, name: str) -> None:
+        """Remove a cache. CacheBusy while a copy of it is in use."""
+        file_name = escape_name(name, prefix=self._prefix)
+        with self._locks.try_hold(f"users-{file_name}") as free:
+            if not free:
+                raise CacheBusy(f"cache {name!r} is in use", hint="try again when its steps ended")
+            async with self._locks.hold(f"cache-{file_name}"):
+                # The record stays: its generation must never be used twice.
+                await self._store.remove_cache(self._current / file_name)
+
+    def names(self) -> Sequence[str]:
+        """The names of all caches that exist."""
+        return [
+            self._record(entry.name).get("name", unescape_name(entry.name, prefix=self._prefix))
+            for entry in sorted(os.scandir(self._current), key=lambda entry: entry.name)
+            if entry.name.startswith(self._prefix)
+        ]
+
+    def leftovers(self) -> Sequence[Leftover]:
+        """The copies that exist now; a key is the name of the lock that its user holds."""
+        return [
+            Leftover(kind=LeftoverKind.CACHE, key=f"copy-{entry.name}", path=Path(entry.path))
+            for entry in os.scandir(self._copies)
+        ]
+
+    def _publish(self, name: str, copy: Path, *, generation: int) -> None:
+        file_name = escape_name(name, prefix=self._prefix)
+        current = self._current / file_name
+        record = {"name": name, "generation": str(generation)}
+        try:
+            # The record first: a crash between the two makes other copies lose, never win twice.
+            write_file(self._records / file_name, json.dumps(record).encode())
+            if current.exists():
+                _exchange(copy, current)
+            else:
+                copy.rename(current)
+        except OSError as error:
+            raise StoreError(f"cannot release cache {name!r}: {error.strerror}") from error
+
+    def _generation(self, file_name: str) -> int:
+        return int(self._record(file_name).get("generation", "0"))
+
+    def _record(self, file_name: str) -> dict[str, str]:
+        path = self._records / file_name
+        try:
+            record = json.loads(path.read_bytes())
+            return {"name": str(record["name"]), "generation": str(int(record["generation"]))}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"cache record {path} is damaged: {error}",
+                hint=f"remove {path} and the cache {self._current / file_name}",
+            ) from error
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two directories in one step, so that a crash finds one version or the other."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS):
+        raise StoreError(f"cannot replace {other} by {one}: {os.strerror(code)}")
+    # A file system without the exchange: the old version is the leftover if we crash here.
+    aside = one.with_name(f"old-{one.name}")
+    other.rename(aside)
+    one.rename(other)
+    with suppress(FileNotFoundError):  # another process took it for a dead one's copy
+        aside.rename(one)

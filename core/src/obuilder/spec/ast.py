@@ -1,0 +1,120 @@
+"""The language as values: what a parsed spec is, and what a program builds one from."""
+
+from dataclasses import dataclass
+
+__all__ = [
+    "Cache",
+    "Comment",
+    "Copy",
+    "Env",
+    "Op",
+    "Run",
+    "SecretMount",
+    "Shell",
+    "Stage",
+    "UnixUser",
+    "User",
+    "WindowsUser",
+    "Workdir",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """A named persistent directory mounted at `target`; the options are BuildKit's."""
+
+    id: str
+    target: str
+    buildkit_options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretMount:
+    """A secret shown as a file at `target`."""
+
+    id: str
+    target: str
+    buildkit_options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """Text for readers; no effect."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workdir:
+    """The directory of later ops; relative to the current one unless absolute."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What later `run` ops put before their command."""
+
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """An environment variable of later ops."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixUser:
+    """A numeric user and group, any integers; the step checks their range."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowsUser:
+    """A user by name, for Windows images."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who later ops run as, and whose the copied files are."""
+
+    user: UnixUser | WindowsUser
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A command in the sandbox; `shell` is its text."""
+
+    shell: str
+    cache: tuple[Cache, ...] = ()
+    network: tuple[str, ...] = ()
+    secrets: tuple[SecretMount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Files from the source directory, or from the finished stage `from_`."""
+
+    src: tuple[str, ...]
+    dst: str
+    exclude: tuple[str, ...] = ()
+    from_: str | None = None
+
+
+Op = Comment | Workdir | Shell | Env | User | Run | Copy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A base, the ops on it, and the stages that are built before it, in order."""
+
+    from_: str
+    ops: tuple[Op, ...] = ()
+    builds: tuple[tuple[str, "Stage"], ...] = ()

@@ -1,0 +1,223 @@
+"""Caches: names that are safe as file names, private copies, the first release wins."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from obuilder import named_cache
+from obuilder.errors import CacheBusy, StoreError
+from obuilder.named_cache import NamedCaches, escape_name, unescape_name
+from obuilder.types import ROOT, LeftoverKind, User
+
+TEXTS = st.binary(max_size=250).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+
+
+class Directories:
+    """The three operations of a store, on plain directories."""
+
+    async def create_cache(self, path: Path, user: User) -> None:
+        os.mkdir(path)
+        os.chown(path, user.uid, user.gid)
+
+    async def clone_cache(self, source: Path, target: Path) -> None:
+        await anyio.lowlevel.checkpoint()
+        shutil.copytree(source, target)
+
+    async def remove_cache(self, path: Path) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class FailingClone(Directories):
+    async def clone_cache(self, source: Path, target: Path) -> None:
+        os.mkdir(target)
+        raise StoreError("the disk is full")
+
+
+def open_caches(root: Path, store: Directories | None = None, *, prefix: str = "") -> NamedCaches:
+    for name in ("cache", "cache-tmp"):
+        (root / name).mkdir(exist_ok=True)
+    return NamedCaches(store or Directories(), root, root / "state", prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "prefixed"),
+    [
+        ("apt", "apt", "c-apt"),
+        ("a-b_c.D0", "a-b%5fc.D0", "c-a-b%5fc.D0"),
+        ("..", "%2e.", "c-.."),
+        (".", "%2e", "c-."),
+        ("a/b", "a%2fb", "c-a%2fb"),
+        ("", "%", "c-"),
+        ("%", "%25", "c-%25"),
+        ("é\udcff", "%c3%a9%ff", "c-%c3%a9%ff"),
+        ("A B", "A%20B", "c-A%20B"),
+    ],
+)
+def test_names_are_escaped_as_obuilder_does(name: str, plain: str, prefixed: str) -> None:
+    # An underscore is among the bytes that stay.
+    plain, prefixed = plain.replace("%5f", "_"), prefixed.replace("%5f", "_")
+    assert escape_name(name) == plain
+    assert escape_name(name, prefix="c-") == prefixed
+    assert unescape_name(plain) == unescape_name(prefixed, prefix="c-") == name
+
+
+@given(TEXTS, TEXTS, st.sampled_from(["", "c-"]))
+def test_escaped_names_are_distinct_short_file_names(one: str, other: str, prefix: str) -> None:
+    first, second = escape_name(one, prefix=prefix), escape_name(other, prefix=prefix)
+    assert (first == second) == (one == other)
+    assert len(first) <= 220
+    assert first not in ("", ".", "..")
+    assert first.isascii()
+    assert "/" not in first
+
+
+@given(TEXTS, st.sampled_from(["", "c-"]))
+def test_a_name_comes_back_unless_it_was_shortened(name: str, prefix: str) -> None:
+    escaped = escape_name(name, prefix=prefix)
+    if len(escaped) <= 200:
+        assert unescape_name(escaped, prefix=prefix) == name
+
+
+def test_a_long_name_keeps_its_start_and_a_hash() -> None:
+    escaped = escape_name("x" * 201)
+    assert escaped.startswith("x" * 150 + "-")
+    assert len(escaped) == 150 + 1 + 64
+    assert escape_name("x" * 200) == "x" * 200
+    assert escape_name(escaped) != escaped
+
+
+@pytest.mark.anyio
+class TestNamedCaches:
+    """On plain directories."""
+
+    async def test_a_release_makes_the_copy_the_newest_version(self, tmp_path: Path) -> None:
+        caches = open_caches(tmp_path)
+        async with caches.use("c", user=ROOT) as path:
+            (path / "file").write_text("1")
+            assert not (tmp_path / "cache" / "c").exists()
+        assert (tmp_path / "cache" / "c" / "file").read_text() == "1"
+        assert list((tmp_path / "cache-tmp").iterdir()) == []
+        assert caches.names() == ["c"]
+
+    async def test_of_many_that_start_together_only_the_first_release_counts(
+        self, tmp_path: Path
+    ) -> None:
+        caches = [open_caches(tmp_path), open_caches(tmp_path)]
+        entered, finished = [anyio.Event() for _ in range(10)], []
+
+        async def use(number: int) -> None:
+            async with caches[number % 2].use("c", user=ROOT) as path:
+                entered[number].set()
+                for event in entered:
+                    await event.wait()
+                (path / str(number)).touch()
+                finished.append(number)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(use, number)
+        (kept,) = (tmp_path / "cache" / "c").iterdir()
+        assert int(kept.name) in finished
+        assert list((tmp_path / "cache-tmp").iterdir()) == []
+        assert os.listdir(tmp_path / "state" / "locks") == []
+
+    async def test_a_copy_from_before_a_deletion_never_wins(self, tmp_path: Path) -> None:
+        caches = open_caches(tmp_path)
+        async with caches.use("c", user=ROOT):
+            pass
+        generation = json.loads((tmp_path / "state" / "caches" / "c").read_bytes())["generation"]
+        await caches.delete("c")
+        async with caches.use("c", user=ROOT):
+            pass
+        record = json.loads((tmp_path / "state" / "caches" / "c").read_bytes())
+        assert int(record["generation"]) > int(generation)
+
+    async def test_a_clone_that_fails_leaves_no_copy(self, tmp_path: Path) -> None:
+        async with open_caches(tmp_path).use("c", user=ROOT):
+            pass
+        caches = open_caches(tmp_path, FailingClone())
+        with pytest.raises(StoreError, match="full"):
+            async with caches.use("c", user=ROOT):
+                pytest.fail("used")
+        assert caches.leftovers() == []
+        await caches.delete("c")
+
+    async def test_a_copy_in_use_is_a_leftover_with_the_lock_of_its_user(
+        self, tmp_path: Path
+    ) -> None:
+        caches = open_caches(tmp_path)
+        async with caches.use("a/b", user=ROOT) as path:
+            (leftover,) = caches.leftovers()
+            assert leftover.kind is LeftoverKind.CACHE
+            assert leftover.path == path
+            assert leftover.key in os.listdir(tmp_path / "state" / "locks")
+
+    async def test_a_cache_in_use_is_busy(self, tmp_path: Path) -> None:
+        caches, others = open_caches(tmp_path), open_caches(tmp_path)
+        async with caches.use("c", user=ROOT):
+            with pytest.raises(CacheBusy) as caught:
+                await others.delete("c")
+            assert caught.value.hint
+            await others.delete("another")
+        await others.delete("c")
+        assert caches.names() == []
+
+    async def test_a_cache_that_obuilder_made_is_taken_over(self, tmp_path: Path) -> None:
+        caches = open_caches(tmp_path, prefix="c-")
+        (tmp_path / "cache" / "c-a%2fb").mkdir()
+        (tmp_path / "cache" / "c-a%2fb" / "old").touch()
+        assert caches.names() == ["a/b"]
+        async with caches.use("a/b", user=ROOT) as path:
+            assert (path / "old").exists()
+            (path / "new").touch()
+        assert (tmp_path / "cache" / "c-a%2fb" / "new").exists()
+
+    async def test_a_shortened_name_is_listed_whole_and_deleted(self, tmp_path: Path) -> None:
+        caches = open_caches(tmp_path)
+        async with caches.use("é" * 200, user=ROOT):
+            pass
+        assert caches.names() == ["é" * 200]
+        await caches.delete("é" * 200)
+        assert caches.names() == []
+
+    async def test_without_an_atomic_exchange_the_new_version_still_arrives(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # A flag that no kernel knows is refused as one that the file system does not know.
+        monkeypatch.setattr(named_cache, "_RENAME_EXCHANGE", 1 << 20)
+        caches = open_caches(tmp_path)
+        for number in range(3):
+            async with caches.use("c", user=ROOT) as path:
+                (path / str(number)).touch()
+        assert sorted(os.listdir(tmp_path / "cache" / "c")) == ["0", "1", "2"]
+        assert caches.leftovers() == []
+
+    async def test_a_release_that_fails_is_a_store_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(path: Path, data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        caches = open_caches(tmp_path)
+        monkeypatch.setattr(named_cache, "write_file", full)
+        with pytest.raises(StoreError, match="cannot release cache 'c': No space left"):
+            async with caches.use("c", user=ROOT):
+                pass
+        assert caches.names() == []
+        assert caches.leftovers() == []
+
+    async def test_a_damaged_record_says_what_to_remove(self, tmp_path: Path) -> None:
+        caches = open_caches(tmp_path)
+        record = tmp_path / "state" / "caches" / "c"
+        record.write_text("{")
+        with pytest.raises(StoreError, match="damaged") as caught:
+            async with caches.use("c", user=ROOT):
+                pytest.fail("used")
+        assert str(record) in (caught.value.hint or "")
+        assert caches.leftovers() == []

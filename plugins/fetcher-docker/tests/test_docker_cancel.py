@@ -1,0 +1,137 @@
+"""A fetch that is cancelled leaves no container and no process, at whatever moment."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+import pytest
+from anyio.abc import ByteStream
+from support.docker_engine import DockerEngine
+from support.docker_fetch import Fetch, running
+
+pytestmark = pytest.mark.anyio
+
+Wrapper = Callable[[str], str]
+LIMIT_S = 20.0
+
+
+async def cancelled(fetch: Fetch, base: str, *, when: Callable[[], object]) -> None:
+    """Start a fetch, cancel it when the awaitable that `when` gives is done, wait for its end."""
+    with anyio.fail_after(LIMIT_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fetch, base)
+            await when()  # type: ignore[misc] # an awaitable of any kind
+            tasks.cancel_scope.cancel()
+
+
+async def test_cancelling_a_pull_ends_it(engine: DockerEngine, fetch: Fetch) -> None:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    asked = anyio.Event()
+
+    async def never_answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            asked.set()
+            await anyio.sleep_forever()
+
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, never_answer)
+        await cancelled(fetch, f"localhost:{port}/slow", when=asked.wait)
+        tasks.cancel_scope.cancel()
+    assert running(f"DOCKER_HOST={engine.host}", str(fetch.rootfs)) == []
+    assert engine.containers() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "script"),
+    [
+        pytest.param("create", 'echo >"$fifo"; exec "$docker" "$@"', id="before-create"),
+        pytest.param("create", '"$docker" "$@"; echo >"$fifo"', id="after-create"),
+        pytest.param("export", 'echo >"$fifo"; exec "$docker" "$@"', id="before-export"),
+        pytest.param(
+            "export", '"$docker" "$@"; echo >"$fifo"; read -r never <"$fifo.never"', id="in-export"
+        ),
+    ],
+)
+async def test_cancelling_leaves_no_container(
+    engine: DockerEngine, fetch: Fetch, *, wrapper: Wrapper, command: str, script: str
+) -> None:
+    fifo = fetch.directory / "fifo"
+    os.mkfifo(fifo)
+    os.mkfifo(f"{fifo}.never")
+    fetch.docker = wrapper(
+        f'fifo={fifo}\nif [ "$1" = {command} ]; then {script}; else exec "$docker" "$@"; fi'
+    )
+    reached = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        await cancelled(fetch, "busybox", when=lambda: anyio.wait_readable(reached))
+    finally:
+        os.close(reached)
+    assert running(f"DOCKER_HOST={engine.host}", str(fetch.rootfs)) == []
+    assert engine.containers() == []
+
+
+class SlowCreation:
+    """Stands before an engine; passes on a request to create only some time later.
+
+    That is as soon as a container was removed, whoever asked, else after HELD_S.
+    """
+
+    HELD_S = 0.5
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine.removeprefix("unix://")
+        self.asked = anyio.Event()
+        self.created = anyio.Event()
+        self._removed = anyio.Event()
+
+    async def serve(self, client: ByteStream) -> None:
+        async with client, await anyio.connect_unix(self._engine) as engine:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._answers, engine, client)
+                request = b""
+                async for data in client:
+                    request = data
+                    if b"/containers/create" in data:
+                        self.asked.set()
+                        with anyio.move_on_after(self.HELD_S):
+                            await self._removed.wait()
+                    await engine.send(data)
+                await engine.send_eof()
+            if request.startswith(b"DELETE"):
+                self._removed.set()
+            if b"/containers/create" in request:
+                self.created.set()
+
+    async def _answers(self, engine: ByteStream, client: ByteStream) -> None:
+        with suppress(anyio.BrokenResourceError):  # the client has gone
+            async for data in engine:
+                await client.send(data)
+
+
+async def test_a_creation_that_the_engine_has_not_ended_is_waited_for(
+    engine: DockerEngine, fetch: Fetch
+) -> None:
+    slow = SlowCreation(engine.host)
+    path = fetch.directory / "slow.sock"
+    fetch.host = f"unix://{path}"
+    listener = await anyio.create_unix_listener(path)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, slow.serve)
+        await cancelled(fetch, "busybox", when=slow.asked.wait)
+        with anyio.fail_after(LIMIT_S):
+            await slow.created.wait()
+        tasks.cancel_scope.cancel()
+    assert engine.containers() == []
+
+
+async def test_a_cancelled_fetch_can_be_made_again(engine: DockerEngine, fetch: Fetch) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await fetch("busybox")
+    assert scope.cancelled_caught
+    fetch.rootfs.rmdir()
+    (fetch.directory / "scratch").rmdir()
+    await fetch("busybox")
+    assert (fetch.rootfs / "bin/sh").is_symlink()
