@@ -25,7 +25,7 @@ from support.images import PATH_VARIABLE, busybox_tarball, debian_tarball
 
 from obuilder import process
 
-__all__ = ["DockerEngine", "DockerRegistry", "start_engine", "start_registry"]
+__all__ = ["DockerEngine", "DockerRegistry", "require_programs", "start_engine", "start_registry"]
 
 START_LIMIT_S = 60.0
 POLL_S = 0.05
@@ -87,7 +87,7 @@ def docker_registry() -> Iterator[DockerRegistry]:
 @contextmanager
 def start_engine(*, disk: str = "") -> Iterator[DockerEngine]:
     """Start dockerd; `disk` limits the space for its images (`16m`)."""
-    _require("dockerd", "docker", "containerd", "unshare")
+    require_programs("dockerd", "docker", "containerd", "unshare")
     if os.geteuid() != 0:
         _missing("a Docker engine needs root")
     # Not pytest's directory: the path of a socket has at most 107 bytes.
@@ -110,7 +110,7 @@ def start_engine(*, disk: str = "") -> Iterator[DockerEngine]:
 @contextmanager
 def start_registry(*, htpasswd: str = "") -> Iterator[DockerRegistry]:
     """Start a registry on a free port of localhost; `htpasswd`: lines `USER:BCRYPT`."""
-    _require("docker-registry")
+    require_programs("docker-registry")
     with tempfile.TemporaryDirectory(prefix="obr-", ignore_cleanup_errors=True) as name:
         root = Path(name)
         settings = f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}/data}}}}\n"
@@ -181,7 +181,8 @@ def _found(pattern: str, log: Path) -> str | None:
     return match[1] if match else None
 
 
-def _require(*programs: str) -> None:
+def require_programs(*programs: str) -> None:
+    """Skip the test if one of them is not installed; fail it under CI=true."""
     if missing := [program for program in programs if shutil.which(program) is None]:
         _missing(f"not installed: {', '.join(missing)}")
 

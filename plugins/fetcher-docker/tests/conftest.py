@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.docker_engine import DockerEngine
+from support.docker_engine import DockerEngine, require_programs
 from support.docker_fetch import Fetch
 
 
@@ -38,3 +38,9 @@ def wrapper(tmp_path: Path) -> Callable[[str], str]:
         return str(path)
 
     return make
+
+
+@pytest.fixture
+def docker_client() -> None:
+    """For tests with no engine: the docker CLI must be there."""
+    require_programs("docker")

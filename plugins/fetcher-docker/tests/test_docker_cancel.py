@@ -87,22 +87,25 @@ class SlowCreation:
         self._removed = anyio.Event()
 
     async def serve(self, client: ByteStream) -> None:
-        async with client, await anyio.connect_unix(self._engine) as engine:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._answers, engine, client)
-                request = b""
-                async for data in client:
-                    request = data
-                    if b"/containers/create" in data:
-                        self.asked.set()
-                        with anyio.move_on_after(self.HELD_S):
-                            await self._removed.wait()
-                    await engine.send(data)
-                await engine.send_eof()
-            if request.startswith(b"DELETE"):
-                self._removed.set()
-            if b"/containers/create" in request:
-                self.created.set()
+        asked = b""
+        async with (
+            client,
+            await anyio.connect_unix(self._engine) as engine,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(self._answers, engine, client)
+            async for data in client:
+                asked += data
+                if b"/containers/create" in data:
+                    self.asked.set()
+                    with anyio.move_on_after(self.HELD_S):
+                        await self._removed.wait()
+                await engine.send(data)
+            await engine.send_eof()
+        if b"DELETE " in asked:
+            self._removed.set()
+        if b"/containers/create" in asked:
+            self.created.set()
 
     async def _answers(self, engine: ByteStream, client: ByteStream) -> None:
         with suppress(anyio.BrokenResourceError):  # the client has gone

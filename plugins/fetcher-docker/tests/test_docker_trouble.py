@@ -34,6 +34,7 @@ async def test_a_registry_that_is_not_there(engine: DockerEngine, fetch: Fetch) 
     assert (await refused(fetch, "localhost:1/busybox")).code == "docker.registry"
 
 
+@pytest.mark.usefixtures("docker_client")
 @pytest.mark.parametrize("host", ["unix:///no/such.sock", "tcp://127.0.0.1:1"])
 async def test_no_engine_shows_the_way_without_one(fetch: Fetch, host: str) -> None:
     fetch.host = host
@@ -44,6 +45,7 @@ async def test_no_engine_shows_the_way_without_one(fetch: Fetch, host: str) -> N
     assert "(from archive:PATH)" in str(error.hint)
 
 
+@pytest.mark.usefixtures("docker_client")
 async def test_an_unknown_context_is_no_engine(
     fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

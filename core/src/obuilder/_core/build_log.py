@@ -62,29 +62,21 @@ class StepLog(BuildLog):
         """See BuildLog.pipe."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reader, False)
+        failure: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._drain, reader)
+                drain = _Drain(self, reader, tasks.cancel_scope)
+                tasks.start_soon(drain.run)
                 try:
                     yield writer
+                except Exception as error:  # noqa: BLE001 - raised again outside the task group
+                    failure = error
                 finally:
                     os.close(writer)
         finally:
             os.close(reader)
-
-    async def _drain(self, reader: int) -> None:
-        # Shielded: what was written before a cancel belongs in the log. It ends
-        # when the last writer is gone, which killing the command brings about.
-        with anyio.CancelScope(shield=True):
-            while True:
-                try:
-                    data = os.read(reader, _CHUNK_BYTES)
-                except BlockingIOError:
-                    await anyio.wait_readable(reader)
-                    continue
-                if not data:
-                    return
-                await self.output(data)
+        if failure or drain.failure:
+            raise failure or drain.failure  # type: ignore[misc]  # one of them is there
 
     def close(self) -> None:
         """No more will come. Called before the result is published."""
@@ -115,6 +107,39 @@ class StepLog(BuildLog):
     def _wake(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
+
+
+class _Drain:
+    """Moves what a command prints from its pipe to the log, to the last byte."""
+
+    def __init__(self, log: StepLog, reader: int, command: anyio.CancelScope) -> None:
+        self._log = log
+        self._reader = reader
+        self._command = command
+        self.failure: StoreError | None = None
+
+    async def run(self) -> None:
+        # Shielded: what was written before a cancel belongs in the log. It ends
+        # when the last writer is gone, which killing the command brings about.
+        with anyio.CancelScope(shield=True):
+            while True:
+                try:
+                    data = os.read(self._reader, _CHUNK_BYTES)
+                except BlockingIOError:
+                    await anyio.wait_readable(self._reader)
+                    continue
+                if not data:
+                    return
+                await self._keep(data)
+
+    async def _keep(self, data: bytes) -> None:
+        if self.failure is not None:
+            return  # read on, so that the command can end
+        try:
+            await self._log.output(data)
+        except StoreError as error:
+            self.failure = error
+            self._command.cancel()
 
 
 class Position:

@@ -106,7 +106,7 @@ class Docker:
         try:
             # A client that is killed leaves the engine creating, unseen by the removal
             # below; so a cancelled one is waited for, within the limit of `call`.
-            await self._call("create a container", argv, stop=None)
+            await self._call("create a container", argv, stop=anyio.lowlevel.checkpoint)
             yield name
         finally:
             with anyio.CancelScope(shield=True):
