@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -60,7 +60,8 @@ async def held_elsewhere(directory: Path, how: str = "exclusive") -> AsyncIterat
             try:
                 yield pid
             finally:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # the test has killed it already
+                    os.kill(pid, signal.SIGKILL)
     finally:
         os.close(reader)
 

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -14,11 +16,21 @@ from obuilder.process import call, run
 pytestmark = pytest.mark.anyio
 
 
-def alive(pid: int) -> bool:
+@contextmanager
+def watched(*pids: int) -> Iterator[Callable[[], Awaitable[None]]]:
+    """Gives what waits until these processes have died, whoever is to reap them."""
+    pidfds = [os.pidfd_open(pid) for pid in pids]
+
+    async def died() -> None:
+        with anyio.fail_after(10):
+            for pidfd in pidfds:
+                await anyio.wait_readable(pidfd)
+
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        yield died
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
 
 
 def count_descriptors() -> int:
@@ -125,54 +137,43 @@ async def test_cancelling_ends_the_program_and_its_children(tmp_path: Path, igno
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     command = f"{ignores} sleep 1000 & echo $$ $! > {fifo}; wait"
-    pids: list[int] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run, ["sh", "-c", command])
-        pids += map(int, (await read_line(fifo)).split())
-        assert all(map(alive, pids))
-        tasks.cancel_scope.cancel()
-    assert not any(map(alive, pids))
+        with watched(*map(int, (await read_line(fifo)).split())) as died:
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await died()
 
 
 async def test_cancelling_ends_children_that_outlived_the_program(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    pid = 0
     async with anyio.create_task_group() as tasks:
         # The child holds the output open, so the call waits although the shell has ended.
         tasks.start_soon(run, ["sh", "-c", f"sleep 1000 & echo $! > {fifo}"])
-        pid = int(await read_line(fifo))
-        tasks.cancel_scope.cancel()
-    # It is init's to reap, which we cannot await: gone, or dying of its SIGKILL.
-    with anyio.fail_after(10):
-        while alive(pid):
-            await anyio.lowlevel.checkpoint()
+        with watched(int(await read_line(fifo))) as died:
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await died()
 
 
 async def test_stop_replaces_the_first_signal(tmp_path: Path) -> None:
-    fifo = tmp_path / "fifo"
+    fifo, said = tmp_path / "fifo", tmp_path / "said"
     os.mkfifo(fifo)
-    pids: list[int] = []
-    statuses: list[str] = []
+    command = f"trap 'echo by hand > {said}; exit' USR1; echo $$ > {fifo}; sleep 1000 & wait"
+    pid = 0
 
     async def stop() -> None:
-        statuses.append("stopped")
-        os.kill(pids[0], signal.SIGTERM)
+        os.kill(pid, signal.SIGUSR1)
+
+    async def start() -> None:
+        await call(["sh", "-c", command], stop=stop)
 
     async with anyio.create_task_group() as tasks:
-        command = (
-            f"trap 'echo by hand > {tmp_path}/said; exit' TERM; echo $$ > {fifo}; sleep 1000 & wait"
-        )
-
-        async def start() -> None:
-            await call(["sh", "-c", command], stop=stop)
-
         tasks.start_soon(start)
-        pids.append(int(await read_line(fifo)))
+        pid = int(await read_line(fifo))
         tasks.cancel_scope.cancel()
-    assert statuses == ["stopped"]
-    assert (tmp_path / "said").read_text() == "by hand\n"
-    assert not alive(pids[0])
+    assert said.read_text() == "by hand\n"
 
 
 async def test_a_stop_that_fails_is_followed_by_the_kill(tmp_path: Path) -> None:
@@ -184,15 +185,16 @@ async def test_a_stop_that_fails_is_followed_by_the_kill(tmp_path: Path) -> None
         os.kill(pid, signal.SIGKILL)
         raise SandboxError("the container is not there")
 
+    async def start() -> None:
+        await call(["sh", "-c", f"echo $$ > {fifo}; exec sleep 1000"], stop=stop)
+
     async with anyio.create_task_group() as tasks:
-
-        async def start() -> None:
-            await call(["sh", "-c", f"echo $$ > {fifo}; exec sleep 1000"], stop=stop)
-
         tasks.start_soon(start)
         pid = int(await read_line(fifo))
-        tasks.cancel_scope.cancel()
-    assert not alive(pid)
+        with watched(pid) as died:
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await died()
 
 
 async def test_a_program_belongs_to_a_thread_that_lives_as_long_as_it() -> None:
@@ -214,14 +216,12 @@ async def test_a_program_dies_with_its_starter(tmp_path: Path, anyio_backend_nam
         f"anyio.run(run, ['sh', '-c', 'echo $PPID $$ > {fifo}; exec sleep 1000'],"
         f" backend={anyio_backend_name!r})"
     )
-    starter = child = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call, [sys.executable, "-c", code])
         starter, child = map(int, (await read_line(fifo)).split())
-        os.kill(starter, signal.SIGKILL)
-    with anyio.fail_after(10):
-        while alive(child):
-            await anyio.lowlevel.checkpoint()
+        with watched(child) as died:
+            os.kill(starter, signal.SIGKILL)
+            await died()
 
 
 async def test_no_descriptor_is_left_open() -> None:

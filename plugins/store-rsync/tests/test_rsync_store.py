@@ -1,0 +1,109 @@
+"""The rsync store keeps the promises of a store, and says what is wrong with a location."""
+
+import os
+import stat
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.store_promises import StorePromises
+from support.store_tools import AnyStore, OpenStore, built, new_id
+
+from obuilder.errors import ConfigError, StoreError
+from obuilder.process import run
+from obuilder_store_rsync import RsyncStore
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> OpenStore:
+    def opened() -> AbstractAsyncContextManager[AnyStore]:
+        return RsyncStore.open(str(tmp_path / "store"), RsyncStore.Config())
+
+    return opened
+
+
+class TestRsyncStore(StorePromises):
+    """All the promises."""
+
+
+async def test_access_control_lists_are_kept(open_store: OpenStore) -> None:
+    # Version 2; user::rw- user:1234:rwx group::r-- mask::rwx other::r--
+    nobody = 0xFFFFFFFF
+    entries = ((1, 6, nobody), (2, 7, 1234), (4, 4, nobody), (0x10, 7, nobody), (0x20, 4, nobody))
+    acl = (2).to_bytes(4, "little") + b"".join(
+        tag.to_bytes(2, "little") + perm.to_bytes(2, "little") + id.to_bytes(4, "little")
+        for tag, perm, id in entries
+    )
+    async with open_store() as store:
+        base = await built(store)
+        child = new_id()
+        async with store.build(base_of := new_id(), base=base) as path:
+            os.setxattr(path / "rootfs" / "content", "system.posix_acl_access", acl)
+        async with store.build(child, base=base_of) as path:
+            kept = os.getxattr(path / "rootfs" / "content", "system.posix_acl_access")
+            assert kept == acl
+
+
+async def test_a_mount_forgotten_inside_is_not_emptied(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        id = await built(store)
+        inside = store.root / "result" / id / "rootfs" / "mounted"
+        moved = store.root / "result-tmp" / id / "rootfs" / "mounted"
+        inside.mkdir()
+        await run(["mount", "-t", "tmpfs", "none", str(inside)])
+        try:
+            (inside / "file").touch()
+            with pytest.raises(StoreError):
+                await store.delete(id)
+            assert (moved / "file").exists()
+        finally:
+            await run(["umount", str(moved)])
+        (leftover,) = await store.leftovers()
+        await store.discard(leftover)
+        assert not moved.exists()
+
+
+async def test_an_unknown_mode_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    mode: Any = "hardlink"
+    with pytest.raises(ConfigError) as caught:
+        async with RsyncStore.open(str(tmp_path), RsyncStore.Config(mode=mode)):
+            pytest.fail("opened")
+    assert caught.value.where == "rsync.mode"
+    assert "copy" in (caught.value.hint or "")
+
+
+async def test_a_read_only_location_is_refused(tmp_path: Path) -> None:
+    async with RsyncStore.open(str(tmp_path), RsyncStore.Config()):
+        pass
+    await run(["mount", "--bind", "-o", "ro", str(tmp_path), str(tmp_path)])
+    try:
+        for location in (tmp_path, tmp_path / "below"):
+            with pytest.raises(ConfigError) as caught:
+                async with RsyncStore.open(str(location), RsyncStore.Config()):
+                    pytest.fail("opened")
+            assert caught.value.code == "store.location"
+            assert caught.value.hint
+    finally:
+        await run(["umount", str(tmp_path)])
+
+
+async def test_a_store_of_two_file_systems_is_refused(tmp_path: Path) -> None:
+    results = tmp_path / "result"
+    results.mkdir()
+    await run(["mount", "-t", "tmpfs", "none", str(results)])
+    try:
+        with pytest.raises(ConfigError, match="different file systems"):
+            async with RsyncStore.open(str(tmp_path), RsyncStore.Config()):
+                pytest.fail("opened")
+    finally:
+        await run(["umount", str(results)])
+
+
+async def test_results_are_ordinary_directories(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        saved = await store.result(await built(store))
+        assert saved
+        assert stat.S_IMODE(saved.stat().st_mode) == 0o755
