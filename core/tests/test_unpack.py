@@ -228,7 +228,7 @@ async def test_last_of_several_entries_with_one_name_wins(rootfs: Path) -> None:
             directory("d", mode=0o750),
             entry("e", data=b"file"),
             directory("e"),
-            directory("g"),
+            directory("g", mtime=5),
             symlink("g", "f"),
         ),
         rootfs,
@@ -238,6 +238,7 @@ async def test_last_of_several_entries_with_one_name_wins(rootfs: Path) -> None:
     assert stat.S_IMODE((rootfs / "d").stat().st_mode) == 0o750
     assert (rootfs / "e").is_dir()
     assert (rootfs / "g").is_symlink()
+    assert (rootfs / "g").lstat().st_mtime == 0
 
 
 async def test_missing_parents_are_root_s_and_0755(rootfs: Path) -> None:

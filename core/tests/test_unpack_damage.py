@@ -171,6 +171,19 @@ async def test_other_compressions_are_named_with_the_way_out(
     assert caught.value.hint
 
 
+async def test_first_name_that_looks_like_a_compression_is_a_name(rootfs: Path) -> None:
+    info = tarfile.TarInfo("BZh9")
+    await unpack_bytes(info.tobuf() + bytes(1024), rootfs)
+    assert (rootfs / "BZh9").is_file()
+
+
+async def test_header_that_points_backwards_is_reported(rootfs: Path) -> None:
+    info = tarfile.TarInfo("label")
+    info.type, info.size = b"V", -1024  # tarfile alone would read it again for ever
+    header = info.tobuf(tarfile.GNU_FORMAT)
+    assert await code_of(header + PLAIN, rootfs) == "archive.corrupt"
+
+
 async def test_what_is_no_archive_at_all_is_reported(rootfs: Path) -> None:
     assert await code_of(b"hello, world\n" * 1000, rootfs) == "archive.corrupt"
     assert await code_of(gzip.compress(b"hello, world\n" * 1000), rootfs) == "archive.corrupt"

@@ -15,12 +15,12 @@ __all__ = ["Compression", "Unpacked", "unpack"]
 Compression = Literal["auto", "none", "gzip", "xz"]
 """`auto` looks at the first bytes."""
 
-# Isolated from PYTHON* variables and the working directory, yet it finds this
-# very package however the program that embeds us found it; appended, so that
-# nothing beside the package hides the standard library.
+# Isolated from PYTHON* variables and the working directory, yet it runs this
+# very copy of the package, however the program that embeds us found it; only
+# for that one import, so that nothing beside it hides the standard library.
 _BOOT = (
-    "import sys; sys.path.append(sys.argv[1]); from obuilder._unpack.child import main; "
-    "raise SystemExit(main(*sys.argv[2:]))"
+    "import sys; sys.path.insert(0, sys.argv[1]); import obuilder; del sys.path[0]; "
+    "from obuilder._unpack.child import main; raise SystemExit(main(*sys.argv[2:]))"
 )
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[1])
 

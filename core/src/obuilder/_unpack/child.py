@@ -10,6 +10,7 @@ would be the archive's.
 import json
 import os
 import sys
+from pathlib import Path
 from types import TracebackType
 
 from obuilder._unpack.entries import unpack_entries
@@ -38,10 +39,10 @@ def main(rootfs: str, compression: str) -> int:
 def _enter(rootfs: str) -> None:
     os.umask(0)
     try:
-        wanted = os.stat(rootfs)  # noqa: PTH116 - one style for the lines below
+        wanted = Path(rootfs).stat()
         os.chroot(rootfs)
         os.chdir("/")
-        inside = os.path.samestat(os.stat("/"), wanted)  # noqa: PTH116
+        inside = os.path.samestat(Path("/").stat(), wanted)
     except PermissionError as error:
         raise RefusedError(
             "archive.needs-root",
