@@ -33,8 +33,12 @@ demo: venv
 
 test: lint pytest
 
+# A directory of its own: pytest clears away what earlier runs left in the common
+# one, and fails where another run, or a crashed one, has something mounted.
 pytest: venv system
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	@tmp=$$(mktemp -d /tmp/obuilder-tests.XXXXXX) && \
+	trap 'rm -rf --one-file-system "$$tmp"' EXIT && \
+	TMPDIR=$$tmp $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: venv types
 	$(BIN)/python -m ruff check $(TREE)

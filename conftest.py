@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["support.docker_engine", "support.filesystems"]
+pytest_plugins = ["support.command", "support.docker_engine", "support.filesystems"]
 
 
 @pytest.fixture(params=["asyncio", "trio"])

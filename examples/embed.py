@@ -22,7 +22,7 @@ from obuilder import (
     open_builder,
     parse,
 )
-from obuilder.events import Event, OpStarted, Output, StepFinished
+from obuilder.events import BaseStarted, Event, OpStarted, Output, StepFinished
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +36,8 @@ class Report:
     def on_event(self, event: Event) -> None:
         """Take one event. It runs in the event loop, so it must not block."""
         match event:
+            case BaseStarted(base=base):
+                sys.stdout.write(f"  from {base}\n")
             case OpStarted(op=op):
                 sys.stdout.write(f"  {type(op).__name__.lower()}\n")
             case Output(data=data):
@@ -56,7 +58,7 @@ def context(spec: Path, source: Path, report: Report) -> BuildContext:
 async def build(settings: Settings, spec: Path, source: Path) -> tuple[BuildResult, Report]:
     """Build in the event loop of the caller, asyncio's or trio's."""
     report = Report()
-    stage = parse(spec.read_bytes(), file=str(spec))  # noqa: ASYNC240 - one small file
+    stage = parse(spec.read_bytes(), file=str(spec))
     async with open_builder(settings) as builder:
         result = await builder.build(stage, context(spec, source, report))
     return result, report

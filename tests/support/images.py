@@ -21,8 +21,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def busybox_tarball() -> Path:
-    """A static busybox with a link for every applet in /bin."""
-    return _kept("busybox.tar", _make_busybox)
+    """A static busybox with a link for every applet in /bin, and root's name."""
+    return _kept("busybox-root.tar", _make_busybox)
 
 
 def debian_tarball() -> Path:
@@ -51,16 +51,21 @@ def _make_busybox(path: Path) -> None:
     with tarfile.open(path, "w") as archive:
         for directory in ("bin", "etc", "root", "tmp"):
             archive.addfile(_directory(directory))
-        file = tarfile.TarInfo("bin/busybox")
-        data = program.read_bytes()
-        file.size, file.mode = len(data), 0o755
-        archive.addfile(file, BytesIO(data))
+        _add(archive, "bin/busybox", program.read_bytes(), mode=0o755)
+        _add(archive, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+        _add(archive, "etc/group", b"root:x:0:\n")
         for applet in applets:
             if applet == "busybox":
                 continue
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname = tarfile.SYMTYPE, "/bin/busybox"
             archive.addfile(link)
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes, *, mode: int = 0o644) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(data), mode
+    archive.addfile(entry, BytesIO(data))
 
 
 def _directory(name: str) -> tarfile.TarInfo:

@@ -29,7 +29,7 @@ _hookspec = pluggy.HookspecMarker(PROJECT)
 class Hooks:
     """The hooks; this class itself hears nothing.
 
-    `seconds` is the wall time since the matching start. `error` is what ended
+    `kind` is `from`, `run` or `copy`. `seconds` is the wall time since the matching start. `error` is what ended
     the build or step, cancellation too, or None.
     """
 
@@ -42,11 +42,11 @@ class Hooks:
         """A build is over."""
 
     @_hookspec
-    def step_started(self, id: Id) -> None:
+    def step_started(self, id: Id, kind: str) -> None:
         """A build comes to the step `id`: it is looked up, waited for, or made."""
 
     @_hookspec
-    def step_finished(  # noqa: PLR0917 - pluggy sees positional parameters only, and gives them by name
-        self, id: Id, cached: bool, seconds: float, error: BaseException | None
+    def step_finished(  # noqa: PLR0917 - pluggy gives them by name
+        self, id: Id, kind: str, cached: bool, seconds: float, error: BaseException | None
     ) -> None:
         """A build has the step's result, or the step's error."""

@@ -110,16 +110,20 @@ async def call(  # noqa: PLR0913 - the options of one door, all but argv by keyw
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
+    umask: int = -1,
     stop: Stop | None = None,
 ) -> int:
     """Run a program on descriptors (None: empty, discarded) and return its status.
 
-    Minus the signal's number if one ended it. Raises ProcessError only if it
+    `umask` is the program's, -1: as this process has it. The status is minus
+    the signal's number if one ended it. Raises ProcessError only if it
     could not be started. `stop` replaces SIGTERM when the call is cancelled: a
     way to end the program that it knows better; SIGKILL follows all the same.
     """
     streams = tuple(DEVNULL if fd is None else fd for fd in (stdin, stdout, stderr))
-    async with _started(argv, streams, env=env, cwd=cwd, pass_fds=pass_fds, stop=stop) as program:
+    async with _started(
+        argv, streams, env=env, cwd=cwd, pass_fds=pass_fds, umask=umask, stop=stop
+    ) as program:
         return await program.wait()
 
 
@@ -131,6 +135,7 @@ async def _started(  # noqa: PLR0913 - private: what run and call have in common
     env: Mapping[str, str] | None,
     cwd: Path | None,
     pass_fds: Sequence[int],
+    umask: int = -1,
     stop: Stop | None = None,
     hint: str | None = None,
 ) -> AsyncIterator[_Program]:
@@ -152,6 +157,7 @@ async def _started(  # noqa: PLR0913 - private: what run and call have in common
             env=environment,
             cwd=cwd,
             pass_fds=pass_fds,
+            umask=umask,
             start_new_session=True,
         )
     except OSError as error:

@@ -21,7 +21,7 @@ from obuilder._core.prune import Pruner
 from obuilder._core.recovery import recover
 from obuilder._core.saved_env import read_env
 from obuilder._core.steps import Backends, ImportStep, Step, copy_step, run_step
-from obuilder.errors import BuildError, SourceError
+from obuilder.errors import BuildError, SourceError, StoreError
 from obuilder.events import EventSink
 from obuilder.interfaces import Fetcher, Sandbox, Store
 from obuilder.locks import Locks
@@ -36,7 +36,7 @@ class BuildContext:
     """What a build needs besides its spec.
 
     `src_dir` is what `copy` reads from and `spec_dir` the spec's own directory,
-    both absolute; `platform` (`OS/ARCH`) defaults to this machine's.
+    both absolute; `platform` (`OS/ARCH`) defaults to the builder's.
     """
 
     src_dir: Path | None = None
@@ -78,10 +78,13 @@ class Builder:
         fetcher: Fetcher[Any],
         *,
         observer: Observer | None = None,
+        platform: str | None = None,
     ) -> None:
+        """`platform` (`OS/ARCH`) is that of builds that say none; default: this machine's."""
         self._backends = Backends(store=store, sandbox=sandbox, fetcher=fetcher)
         self._store = store
         self._observer = observer
+        self._platform = platform or machine_platform()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -148,7 +151,7 @@ class Builder:
 
     async def _base(self, text: str, walk: "_Walk", holding: AsyncExitStack) -> BuildResult:
         walk.telling.base_started(text)
-        wanted = walk.context.platform or machine_platform()
+        wanted = walk.context.platform or self._platform
         fetch = FetchContext(
             platform=wanted, spec_dir=walk.context.spec_dir, source_dir=walk.context.src_dir
         )
@@ -163,7 +166,7 @@ class Builder:
         return done
 
     async def _advance(self, step: Step, walk: "_Walk", holding: AsyncExitStack) -> BuildResult:
-        async with walk.observer.step(step.id) as observed, AsyncExitStack() as taken:
+        async with walk.observer.step(step.id, step.kind) as observed, AsyncExitStack() as taken:
             outcome: Outcome = await taken.enter_async_context(
                 self._keeper.result(step, walk.telling.piece)
             )
@@ -183,7 +186,7 @@ class Builder:
         await self.build(ast.Stage(from_=base))
         ops = (ast.Shell(("/bin/sh", "-c")), ast.Run(shell="echo healthcheck"))
         id = await self._healthcheck_id(base, ops)
-        await self._pruner.delete(id, missing_ok=True)
+        await self._forget(id)
         try:
             with anyio.fail_after(limit_s):
                 await self.build(ast.Stage(from_=base, ops=ops))
@@ -193,7 +196,14 @@ class Builder:
             ) from error
         finally:
             with anyio.CancelScope(shield=True):
-                await self._pruner.delete(id, missing_ok=True)
+                await self._forget(id)
+
+    async def _forget(self, id: Id) -> None:
+        try:
+            await self._pruner.delete(id, missing_ok=True)
+        except StoreError as error:
+            if error.code != "store.in-use":  # by another health check, which removes it too
+                raise
 
     async def _healthcheck_id(self, base: str, ops: tuple[ast.Shell, ast.Run]) -> Id:
         walk = _Walk(BuildContext(), Telling(None), BuildObserver(None))
@@ -259,5 +269,8 @@ async def _step(base: Id, state: Context, op: ast.Op, *, walk: _Walk) -> Step | 
                 )
             return await copy_step(base, state, op, source=walk.context.src_dir)
         case ast.Copy(from_=str(name)):
-            return await copy_step(base, state, op, source=walk.finished[name].path / "rootfs")
+            stage = walk.finished.get(name)
+            if stage is None:  # a parsed spec has none such; a program's may
+                raise BuildError(f"there is no finished stage {name!r} here", code="stage.unknown")
+            return await copy_step(base, state, op, source=stage.path / "rootfs")
     return None

@@ -1,7 +1,7 @@
 """A step's log: appended by one, followed by many, replayed from the file."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,35 +13,40 @@ from obuilder.interfaces import BuildLog
 __all__ = ["StepLog", "read_chunks"]
 
 _CHUNK_BYTES = 65536
+_CLOSED = -1  # no descriptor: a late write fails, and cannot hit a file opened since
 
 
 class StepLog(BuildLog):
     """The log of one running step.
 
-    Output goes to the file and followers read it from there through
-    descriptors of their own, which outlive the rename that publishes the
-    result; notes are kept in memory with the place in the output they follow.
+    Output goes to the file, and followers read it from there through one
+    descriptor, which outlives the rename that publishes the result; notes are
+    kept in memory with the place in the output they follow.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         # A clone brings its base's log along: truncated first.
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._file = os.open(path, flags, 0o644)
+            self._writer = os.open(path, flags, 0o644)
         except OSError as error:
             raise StoreError(f"cannot create the log {path}: {error.strerror}") from error
+        try:
+            self._reader = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            os.close(self._writer)
+            raise StoreError(f"cannot read the log {path}: {error.strerror}") from error
         self._size = 0
         self._notes: list[tuple[int, str]] = []
-        self._closed = False
         self._changed = anyio.Event()
 
     async def output(self, data: bytes) -> None:
-        """Append to the file and wake the followers. Raises StoreError (disk full)."""
+        """Append to the file and wake the followers. Raises StoreError (disk full, closed)."""
         view = memoryview(data)
         while view:
             try:
-                written = os.write(self._file, view)
+                written = os.write(self._writer, view)
             except OSError as error:
                 raise StoreError(
                     f"cannot write the log {self._path}: {error.strerror}",
@@ -80,29 +85,43 @@ class StepLog(BuildLog):
 
     def close(self) -> None:
         """No more will come. Called before the result is published."""
-        if not self._closed:
-            self._closed = True
-            os.close(self._file)
+        if self._writer != _CLOSED:
+            os.close(self._writer)
+            self._writer = _CLOSED
             self._wake()
 
-    async def follow(self, *, start: "Position | None" = None) -> AsyncIterator[bytes | str]:
-        """All output (bytes) and notes (str) from the beginning, until it is closed."""
-        position = start or Position(self.open_reader())
-        try:
-            while True:
-                changed, closed, size = self._changed, self._closed, self._size
-                for piece in position.pieces(self._notes, size):
-                    yield piece
-                if closed and size == self._size:
-                    return
-                if not closed:
-                    await changed.wait()
-        finally:
-            os.close(position.reader)
+    def dispose(self) -> None:
+        """Nobody follows any more, nor will."""
+        self.close()
+        if self._reader != _CLOSED:
+            os.close(self._reader)
+            self._reader = _CLOSED
 
-    def open_reader(self) -> int:
-        """A descriptor on the file that stays good when its directory is renamed."""
-        return os.open(f"/proc/self/fd/{self._file}", os.O_RDONLY | os.O_CLOEXEC)
+    async def follow(self) -> AsyncGenerator[bytes | str, None]:
+        """All output (bytes) and notes (str) from the beginning, until it is closed."""
+        offset = noted = 0
+        while True:
+            changed, closed, size = self._changed, self._writer == _CLOSED, self._size
+            for place, text in self._notes[noted:]:
+                for data in self._read(offset, place):
+                    yield data
+                offset = place
+                noted += 1
+                yield text
+            for data in self._read(offset, size):
+                yield data
+            offset = size
+            if closed:
+                return
+            await changed.wait()
+
+    def _read(self, start: int, end: int) -> Iterator[bytes]:
+        while start < end:
+            data = os.pread(self._reader, min(_CHUNK_BYTES, end - start), start)
+            if not data:
+                return  # somebody has cut the file; there is nothing to wait for
+            start += len(data)
+            yield data
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
@@ -123,11 +142,10 @@ class _Drain:
         # when the last writer is gone, which killing the command brings about.
         with anyio.CancelScope(shield=True):
             while True:
-                try:
-                    data = os.read(self._reader, _CHUNK_BYTES)
-                except BlockingIOError:
-                    await anyio.wait_readable(self._reader)
-                    continue
+                # Also when there is more already: a command that floods its
+                # output must not keep everything else from running.
+                await anyio.wait_readable(self._reader)
+                data = os.read(self._reader, _CHUNK_BYTES)
                 if not data:
                     return
                 await self._keep(data)
@@ -142,36 +160,7 @@ class _Drain:
             self._command.cancel()
 
 
-class Position:
-    """Where one follower has got to."""
-
-    def __init__(self, reader: int) -> None:
-        self.reader = reader
-        self._offset = 0
-        self._noted = 0
-
-    def pieces(self, notes: list[tuple[int, str]], size: int) -> list[bytes | str]:
-        """What has come since the last call, in order."""
-        out: list[bytes | str] = []
-        for place, text in notes[self._noted :]:
-            out.extend(self._read(place))
-            out.append(text)
-            self._noted += 1
-        out.extend(self._read(size))
-        return out
-
-    def _read(self, end: int) -> list[bytes]:
-        out = []
-        while self._offset < end:
-            data = os.pread(self.reader, min(_CHUNK_BYTES, end - self._offset), self._offset)
-            if not data:
-                break
-            self._offset += len(data)
-            out.append(data)
-        return out
-
-
-async def read_chunks(path: Path) -> AsyncIterator[bytes]:
+async def read_chunks(path: Path) -> AsyncGenerator[bytes, None]:
     """The stored log of a finished step. Raises StoreError; one that is missing is empty."""
     try:
         async with await anyio.open_file(path, "rb") as file:

@@ -6,7 +6,7 @@ leaves `user_version` at 0 and never looks at it; we keep our schema's there.
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,12 @@ T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 _BUSY_S = 30.0
+
+# DATETIME has NUMERIC affinity: only text that is no number is compared as text.
+_NEVER = "9999-12-31"
+_PRIMARY = 0xFF  # of an extended error code
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 # The text is OBuilder 0.7's to the blank, so that `.schema` shows no difference.
 _BUILDS = """CREATE TABLE IF NOT EXISTS builds (
@@ -66,7 +72,8 @@ class Database:
             yield cls(connection, path)
         finally:
             # The last one to close checkpoints and removes `-wal` and `-shm`.
-            connection.close()
+            with _errors(path):
+                connection.close()
 
     async def touch(self, id: Id) -> bool:
         """Note that a result was used now; False if the database does not know it."""
@@ -137,12 +144,12 @@ class Database:
         """What was built directly on a result."""
         return await self._ids("SELECT id FROM builds WHERE parent = ?", (id,))
 
-    async def unused(self, *, before: datetime | None, limit: int, offset: int = 0) -> list[Id]:
+    async def unused(self, *, before: datetime | None, limit: int) -> list[Id]:
         """Results without children, last used before a time (None: any), oldest first."""
-        time = _text(before) if before else "9999"
+        time = _text(before) if before else _NEVER
         return await self._ids(
-            "SELECT id FROM builds WHERE rc = 0 AND used < ? ORDER BY used, id LIMIT ? OFFSET ?",
-            (time, limit, offset),
+            "SELECT id FROM builds WHERE rc = 0 AND used < ? ORDER BY used, id LIMIT ?",
+            (time, limit),
         )
 
     async def count(self) -> int:
@@ -179,6 +186,11 @@ class Database:
 def _connect(path: Path) -> sqlite3.Connection:
     with _errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            # Read-only: closing a connection that may write would empty a crash's `-wal` into it.
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as reader:
+                _refuse_newer(reader, path)
         connection = sqlite3.connect(
             path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
         )
@@ -190,14 +202,19 @@ def _connect(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+def _refuse_newer(connection: sqlite3.Connection, path: Path) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise DatabaseError(
             f"database {path} has schema {version}, this obuilder knows {SCHEMA_VERSION}",
             code="database.newer",
             hint="upgrade obuilder: a newer one has used this store",
         )
+    return version
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = _refuse_newer(connection, path)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -212,13 +229,14 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 def _errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        locked = "locked" in str(error)
-        raise DatabaseError(
-            f"database {path}: {error}",
-            code="database.locked" if locked else "database.failed",
-            hint="another program holds it open" if locked else None,
-        ) from error
+    except sqlite3.Error as error:
+        code, hint = "database.failed", None
+        number = getattr(error, "sqlite_errorcode", 0) & _PRIMARY  # misuse has none
+        if number in _LOCKED:
+            code, hint = "database.locked", "another program holds it open"
+        elif number in _DAMAGED:
+            code, hint = "database.damaged", f"move {path} away: results are found again by builds"
+        raise DatabaseError(f"database {path}: {error}", code=code, hint=hint) from error
     except OSError as error:
         raise DatabaseError(f"database {path}: {error.strerror}") from error
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from obuilder.errors import ObuilderError
@@ -22,17 +23,28 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
     target = directory / id
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    shutil.copyfile(log, target / "log")
+    with log.open("rb") as source, (target / "log").open("wb") as copy:
+        # Of one that is longer than all may be together, the end tells most.
+        source.seek(max(0, log.stat().st_size - _KEPT_BYTES))
+        shutil.copyfileobj(source, copy)
     (target / "error.json").write_text(
         json.dumps({"id": id, "code": error.code, "what": error.what, "hint": error.hint})
     )
     _trim(directory)
 
 
+def _newest_first(entry: os.DirEntry[str]) -> int:
+    try:
+        return -entry.stat().st_mtime_ns
+    except FileNotFoundError:  # another process has just removed it
+        return 0
+
+
 def _trim(directory: Path) -> None:
-    entries = sorted(os.scandir(directory), key=lambda entry: -entry.stat().st_mtime_ns)
+    entries = sorted(os.scandir(directory), key=_newest_first)
     total = 0
     for number, entry in enumerate(entries):
-        total += (Path(entry) / "log").stat().st_size
-        if number >= _KEPT or (number and total > _KEPT_BYTES):
+        with suppress(FileNotFoundError):  # another process is writing or removing it
+            total += (Path(entry) / "log").stat().st_size
+        if number >= _KEPT or total > _KEPT_BYTES:
             shutil.rmtree(entry, ignore_errors=True)

@@ -48,9 +48,9 @@ def run_preimage(
 def copy_preimage(*, base: Id, user: User, manifests: Sequence[Sexp], dst: str) -> Sexp:
     """What identifies a `copy`: several manifests into `DST/`, or one as `DST`."""
     op: Sexp = (
-        ("Copy_items", tuple(manifests), dst)
+        ("Copy_items", (tuple(manifests), dst))
         if dst.endswith("/")
-        else ("Copy_item", manifests[0], dst)
+        else ("Copy_item", (manifests[0], dst))
     )
     return (("base", base), ("user", _user(user)), ("op", op))
 

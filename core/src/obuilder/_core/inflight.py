@@ -5,6 +5,7 @@ it is being cancelled waits for that to end, then starts it again.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +56,7 @@ class Inflight:
         try:
             return await execution.follow(sink)
         finally:
-            execution.followers -= 1
-            if not execution.followers:
-                execution.leave()
+            execution.leave()
 
     async def _execute(self, id: Id, execution: "_Execution", work: Work) -> None:
         try:
@@ -89,17 +88,27 @@ class _Execution:
     def finish(self) -> None:
         self._begun.set()
         self.done.set()
+        self._dispose()
 
     def leave(self) -> None:
-        if not self.done.is_set():
+        self.followers -= 1
+        if not self.followers and not self.done.is_set():
             self.leaving = True
             self.scope.cancel()
+        self._dispose()
+
+    def _dispose(self) -> None:
+        # The log is closed before the result is published; who comes after that,
+        # or has not begun to read, still gets it whole.
+        if self._log is not None and self.done.is_set() and not self.followers:
+            self._log.dispose()
 
     async def follow(self, sink: Sink) -> Outcome:
         await self._begun.wait()
         if self._log is not None:
-            async for piece in self._log.follow():
-                sink(piece)
+            async with aclosing(self._log.follow()) as pieces:
+                async for piece in pieces:
+                    sink(piece)
         await self.done.wait()
         if self.error is not None:
             raise self.error

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,9 +72,7 @@ class Keeper:
             async with self._store.build(step.id, base=step.base) as directory:
                 record = await self._in_directory(step, directory, publish)
                 record = replace(record, duration_s=time.monotonic() - begun)
-                await anyio.to_thread.run_sync(
-                    (directory / SIDE_FILE).write_bytes, side_file(step.id, step.base, record)
-                )
+                await self._write_side_file(directory, step, record)
             with anyio.CancelScope(shield=True):
                 await self._database.add(step.id, parent=step.base, record=record)
                 saved = await self._store.result(step.id)
@@ -99,6 +97,14 @@ class Keeper:
         finally:
             log.close()
 
+    async def _write_side_file(self, directory: Path, step: Step, record: StepRecord) -> None:
+        path = directory / SIDE_FILE
+        data = side_file(step.id, step.base, record)
+        try:
+            await anyio.to_thread.run_sync(path.write_bytes, data)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
     async def _keep_failure(self, id: Id, error: ObuilderError) -> None:
         log = await self._store.log_file(id)
         kept = self._store.state_dir / "failed"
@@ -120,5 +126,6 @@ class Keeper:
         return Outcome(path=path, cached=True)
 
     async def _replay(self, id: Id, sink: Sink) -> None:
-        async for data in read_chunks(await self._store.log_file(id)):
-            sink(data)
+        async with aclosing(read_chunks(await self._store.log_file(id))) as chunks:
+            async for data in chunks:
+                sink(data)

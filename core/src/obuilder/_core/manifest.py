@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from obuilder.errors import SourceError
 from obuilder.spec import Sexp, to_mach
 
-__all__ = ["Directory", "File", "Manifest", "Symlink", "scan"]
+__all__ = ["MAX_DEPTH", "Directory", "File", "Manifest", "Symlink", "scan"]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Non-blocking, so that a file replaced by a fifo after it was looked at cannot hang us.
@@ -57,25 +57,42 @@ class Directory:
 Manifest = File | Symlink | Directory
 
 
-def scan(root: Path, source: str, *, exclude: Sequence[str] = ()) -> Manifest:
+_CHUNK_BYTES = 1 << 20
+
+MAX_DEPTH = 256
+"""Of a source; each level takes a descriptor, of which there are 1024, and stack frames."""
+
+
+def scan(
+    root: Path, source: str, *, exclude: Sequence[str] = (), check: Callable[[], None] | None = None
+) -> Manifest:
     """The manifest of `source` below `root`, leaving out names in `exclude` at every depth.
 
     Blocking: run it in a thread. Every step goes through a directory's
     descriptor and follows no link, so nothing outside `root` is ever read.
-    Raises SourceError with OBuilder's words.
+    `check` is called often and may raise to stop. Raises SourceError with OBuilder's words.
     """
     parts = [part for part in source.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise SourceError(f"Can't use .. in source paths! (in {_quoted(source)})")
-    with _opened(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as root_fd:
-        return _Scan(source, exclude).named(root_fd, parts)
+    if "\0" in source:
+        raise SourceError(f"Source path {_quoted(source)} holds a zero byte")
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SourceError(
+            f"the source directory {root} cannot be read: {error.strerror}", code="source.none"
+        ) from error
+    with _opened(descriptor):
+        return _Scan(source, exclude, check or _never).named(descriptor, parts)
 
 
 class _Scan:
     """One scan: the source's text for messages, and the names to leave out."""
 
-    def __init__(self, source: str, exclude: Sequence[str]) -> None:
+    def __init__(self, source: str, exclude: Sequence[str], check: Callable[[], None]) -> None:
         self._source = source
+        self._check = check
         self._exclude = frozenset(exclude)
 
     def named(self, root: int, parts: list[str]) -> Manifest:
@@ -104,29 +121,32 @@ class _Scan:
             os.close(parent)
 
     def entry(self, parent: int, name: str, path: str) -> Manifest:
+        self._check()
         try:
             mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
             if stat.S_ISREG(mode):
                 with _opened(os.open(name, _OPEN_FILE, dir_fd=parent)) as descriptor:
-                    return File(path, _sha256(descriptor, path))
+                    return File(path, self._sha256(descriptor, path))
             if stat.S_ISLNK(mode):
                 return Symlink(path, os.readlink(name, dir_fd=parent))
             if stat.S_ISDIR(mode):
                 with _opened(os.open(name, _OPEN_DIRECTORY, dir_fd=parent)) as descriptor:
                     return Directory(path, self._entries(descriptor, f"{path}/" if path else ""))
-        except RecursionError:
-            raise SourceError(f"Source path {_quoted(path)} is nested too deeply") from None
         except OSError as error:
             raise _unreadable(path, error) from error
         raise SourceError(f"Unsupported file type for {_quoted(path)}", code="source.file-type")
 
     def _entries(self, descriptor: int, prefix: str) -> tuple[Manifest, ...]:
-        names = sorted(os.listdir(descriptor), key=os.fsencode)
-        return tuple(
-            self.entry(descriptor, name, prefix + name)
-            for name in names
-            if name not in self._exclude
-        )
+        if prefix.count("/") > MAX_DEPTH:
+            raise SourceError(
+                f"Source path {_quoted(prefix)} is more than {MAX_DEPTH} directories deep",
+                code="source.too-deep",
+            )
+        entries = []
+        for name in sorted(os.listdir(descriptor), key=os.fsencode):
+            if name not in self._exclude:
+                entries.append(self.entry(descriptor, name, prefix + name))  # noqa: PERF401 - a frame less each level
+        return tuple(entries)
 
     def _mode(self, parent: int, name: str, path: str) -> int:
         try:
@@ -137,15 +157,21 @@ class _Scan:
                 code="source.missing",
             ) from None
 
+    def _sha256(self, descriptor: int, path: str) -> str:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise SourceError(f"{_quoted(path)} changed while it was read", code="source.changed")
+        digest = hashlib.sha256()
+        while data := os.read(descriptor, _CHUNK_BYTES):
+            digest.update(data)
+            self._check()
+        return digest.hexdigest()
+
     def _not_regular(self, path: str) -> SourceError:
         return SourceError(f"Not a regular file: {path} (in {_quoted(self._source)})")
 
 
-def _sha256(descriptor: int, path: str) -> str:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise SourceError(f"{_quoted(path)} changed while it was read", code="source.changed")
-    with open(descriptor, "rb", closefd=False) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _never() -> None:
+    """Stop never."""
 
 
 @contextmanager

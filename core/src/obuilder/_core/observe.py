@@ -22,11 +22,17 @@ class Observer(Protocol):
     def build_finished(self, *, seconds: float, error: BaseException | None) -> None:
         """A build has ended."""
 
-    def step_started(self, *, id: Id) -> None:
+    def step_started(self, *, id: Id, kind: str) -> None:
         """A step is looked up or made."""
 
     def step_finished(
-        self, *, id: Id, cached: bool, seconds: float, error: BaseException | None
+        self,
+        *,
+        id: Id,
+        kind: str,
+        cached: bool,
+        seconds: float,
+        error: BaseException | None,
     ) -> None:
         """A step has ended for one client."""
 
@@ -60,11 +66,11 @@ class BuildObserver:
                 self._observer.build_finished(seconds=time.monotonic() - begun, error=error)
 
     @asynccontextmanager
-    async def step(self, id: Id) -> AsyncIterator[StepObserved]:
+    async def step(self, id: Id, kind: str) -> AsyncIterator[StepObserved]:
         """Around one step."""
         begun, error, observed = time.monotonic(), None, StepObserved()
         if self._observer:
-            self._observer.step_started(id=id)
+            self._observer.step_started(id=id, kind=kind)
         try:
             yield observed
         except BaseException as raised:
@@ -73,7 +79,11 @@ class BuildObserver:
         finally:
             if self._observer:
                 self._observer.step_finished(
-                    id=id, cached=observed.cached, seconds=time.monotonic() - begun, error=error
+                    id=id,
+                    kind=kind,
+                    cached=observed.cached,
+                    seconds=time.monotonic() - begun,
+                    error=error,
                 )
 
 

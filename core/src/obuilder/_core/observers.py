@@ -34,15 +34,21 @@ class Observers:
         """The block of a build has been left."""
         self._tell("build_finished", seconds=seconds, error=error)
 
-    def step_started(self, *, id: Id) -> None:
+    def step_started(self, *, id: Id, kind: str) -> None:
         """A build comes to a step."""
-        self._tell("step_started", id=id)
+        self._tell("step_started", id=id, kind=kind)
 
     def step_finished(
-        self, *, id: Id, cached: bool, seconds: float, error: BaseException | None
+        self,
+        *,
+        id: Id,
+        kind: str,
+        cached: bool,
+        seconds: float,
+        error: BaseException | None,
     ) -> None:
         """A build has left a step."""
-        self._tell("step_finished", id=id, cached=cached, seconds=seconds, error=error)
+        self._tell("step_finished", id=id, kind=kind, cached=cached, seconds=seconds, error=error)
 
     def _tell(self, hook: str, **values: object) -> None:
         for distribution, manager in self._managers:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+import anyio
+
 from obuilder._core.db import Database
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.interfaces import Store
@@ -51,18 +53,19 @@ class Pruner:
         self, *, before: datetime | None, limit: int, on_delete: OnDelete | None = None
     ) -> int:
         """Remove up to `limit` results without children, least recently used first."""
-        removed = skipped = 0
+        removed = 0
+        skipped: set[Id] = set()
         while removed < limit:
-            batch = await self._database.unused(
-                before=before, limit=min(_BATCH, limit - removed), offset=skipped
-            )
+            # Not by an offset: a result that has lost its last child may come before these.
+            oldest = await self._database.unused(before=before, limit=_BATCH + len(skipped))
+            batch = [id for id in oldest if id not in skipped][: limit - removed]
             if not batch:
                 break
             for id in batch:
                 if await self._remove(id, on_delete):
                     removed += 1
                 else:
-                    skipped += 1
+                    skipped.add(id)
         await self._store.complete_deletes()
         return removed
 
@@ -89,6 +92,7 @@ class Pruner:
                 return False
             if on_delete:
                 on_delete(id)
-            await self._store.delete(id)
-            await self._database.remove(id)
+            with anyio.CancelScope(shield=True):
+                await self._store.delete(id)
+                await self._database.remove(id)
             return True

@@ -15,6 +15,7 @@ import anyio.to_thread
 from obuilder._core.db import Database
 from obuilder._core.record import read_side_file
 from obuilder._core.steps import Backends
+from obuilder.errors import StoreError
 from obuilder.locks import Locks
 from obuilder.types import Id, Leftover, LeftoverKind
 
@@ -55,7 +56,12 @@ async def _recover_one(
     path = await backends.store.result(id)
     if path is None or await database.touch(id):
         return
-    known = await anyio.to_thread.run_sync(read_side_file, path, id)
+    try:
+        known = await anyio.to_thread.run_sync(read_side_file, path, id)
+    except StoreError as error:
+        # Said again, as an error, to a build that wants this one; the others go on.
+        _logger.warning("%s", error)
+        return
     if known is None:
         return  # not ours: adopted with its parent when a build comes to it
     _logger.warning("adopting result %s, which a dead builder had saved", id)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 from anyio.from_thread import start_blocking_portal
@@ -150,18 +149,6 @@ class _Session:
         return known
 
 
-class _ConfiguredBuilder(Builder):
-    """A builder whose builds are for the platform of the settings unless they say otherwise."""
-
-    platform: str
-
-    async def build(self, spec: Stage, context: BuildContext | None = None) -> BuildResult:
-        context = context or BuildContext()
-        return await super().build(
-            spec, replace(context, platform=context.platform or self.platform)
-        )
-
-
 async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
     settings, plugins = session.settings, session.plugins
     session.check_sections()
@@ -175,8 +162,7 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
     sandbox_dir = store.state_dir / "sandbox" / settings.sandbox
     sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))
     fetcher = await stack.enter_async_context(RoutingFetcher.open(fetchers))
-    builder = _ConfiguredBuilder(store, sandbox, fetcher, observer=plugins.hooks())
-    builder.platform = settings.platform
+    builder = Builder(store, sandbox, fetcher, observer=plugins.hooks(), platform=settings.platform)
     return await stack.enter_async_context(builder)
 
 

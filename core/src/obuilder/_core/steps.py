@@ -7,9 +7,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
 from obuilder._core import transfer
@@ -51,6 +52,10 @@ class Step(Protocol):
         """The result's name."""
 
     @property
+    def kind(self) -> str:
+        """The word of the spec: `from`, `run` or `copy`."""
+
+    @property
     def base(self) -> Id | None:
         """The result that it starts from."""
 
@@ -65,6 +70,7 @@ class ImportStep:
     text: str
     context: FetchContext
     base: None = None
+    kind: str = "from"
 
     @property
     def id(self) -> Id:
@@ -77,6 +83,7 @@ class ImportStep:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
             rootfs.mkdir()
+            rootfs.chmod(0o755)  # whatever the umask: a step's user must get in
             image = await backends.fetcher.fetch(
                 self.text, rootfs, log=log, scratch=scratch, context=self.context
             )
@@ -105,6 +112,7 @@ class RunStep:
     op: ast.Run
     config: RunConfig
     record: StepRecord
+    kind: str = "run"
 
     async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:
         async with AsyncExitStack() as stack:
@@ -159,10 +167,15 @@ class CopyStep:
     dst: str
     user: User
     record: StepRecord
+    kind: str = "copy"
 
     async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(f"cannot make a pipe for the copy: {error.strerror}") from error
         failures: list[Exception] = []
+        sent: SourceError | OSError | None = None
 
         async def receive() -> None:
             try:
@@ -174,9 +187,14 @@ class CopyStep:
             finally:
                 os.close(reader)  # a sender that still writes gets EPIPE
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(receive)
-            sent = await anyio.to_thread.run_sync(self._send, directory / "rootfs", writer)
+        with os.fdopen(writer, "wb") as output:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(receive)
+                # A limiter of its own: senders that wait for receivers must not
+                # take all the threads that receivers need to start.
+                sent = await anyio.to_thread.run_sync(
+                    self._send, directory / "rootfs", output, limiter=anyio.CapacityLimiter(1)
+                )
         if isinstance(sent, SourceError):
             raise sent  # the receiver only saw a cut archive
         if failures:
@@ -185,9 +203,9 @@ class CopyStep:
             raise StoreError(f"cannot send to the sandbox: {sent}") from sent
         return self.record
 
-    def _send(self, rootfs: Path, writer: int) -> SourceError | OSError | None:
+    def _send(self, rootfs: Path, output: IO[bytes]) -> SourceError | OSError | None:
         try:
-            with os.fdopen(writer, "wb") as output:
+            with output:
                 transfer.send(
                     source=self.source,
                     manifests=self.manifests,
@@ -205,8 +223,11 @@ async def copy_step(base: Id, context: Context, op: ast.Copy, *, source: Path) -
     """Prepare a `copy` from the tree at `source`. SourceError if a source cannot be copied."""
     user = context.unix_user()
     dst = context.join(op.dst)
+    if "\0" in dst:
+        raise SourceError(f"the destination {to_mach(dst)} holds a zero byte", code="copy.dst")
+    check = anyio.from_thread.check_cancelled
     manifests = [
-        await anyio.to_thread.run_sync(partial(scan, source, each, exclude=op.exclude))
+        await anyio.to_thread.run_sync(partial(scan, source, each, exclude=op.exclude, check=check))
         for each in op.src
     ]
     if not manifests:

@@ -12,7 +12,8 @@ import os
 import stat
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -42,10 +43,10 @@ def send(
 ) -> None:
     """Write the archive that puts `manifests` at `dst` in `rootfs`. Blocking.
 
-    `dst` that ends with `/` or is a directory by its text (`/`, `/.`) takes
-    each manifest by its last name, and spreads the source root. Raises
-    SourceError if a file is not what the manifest says any more, OSError when
-    the receiver goes away.
+    `dst` that ends with `/` takes each manifest by its last name, and spreads
+    the source root. Any other becomes the one manifest; a directory is spread
+    into one that exists there (`/.`). Raises SourceError if a file is not what
+    the manifest says any more, OSError when the receiver goes away.
     """
     with tarfile.open(fileobj=output, mode="w|", format=tarfile.GNU_FORMAT) as archive:
         sender = _Sender(archive, source, user, rootfs=rootfs)
@@ -76,18 +77,17 @@ class _Sender:
                 hint="end dst with '/' to copy into a directory",
             )
         self._parents(place)
-        path = self._source / manifest.path
-        try:
-            if isinstance(manifest, File):
-                self._file(manifest, path, place)
-            else:
-                info = self._info(place, path.lstat())
-                info.type, info.linkname = tarfile.SYMTYPE, manifest.target
-                if os.fspath(path.readlink()) != manifest.target:
-                    raise _changed(manifest.path)
-                self._archive.addfile(info)
-        except FileNotFoundError as error:
-            raise _changed(manifest.path) from error
+        if isinstance(manifest, File):
+            self._file(manifest, place)
+            return
+        with _reading(manifest.path):
+            path = self._source / manifest.path
+            info = self._info(place, path.lstat())
+            info.type, info.linkname = tarfile.SYMTYPE, manifest.target
+            target = os.fspath(path.readlink())
+        if target != manifest.target:
+            raise _changed(manifest.path)
+        self._archive.addfile(info)
 
     def _parents(self, place: str) -> None:
         """Entries for the directories on the way that do not exist: ours, 0755, now."""
@@ -99,7 +99,9 @@ class _Sender:
         place = self._root.resolve(target)
         if place:
             self._parents(place)
-            self._make(place, int((self._source / manifest.path).lstat().st_mtime))
+            with _reading(manifest.path):
+                status = (self._source / manifest.path).lstat()
+            self._make(place, _mtime(status))
         for entry in manifest.entries:
             self.add(entry, f"/{place}/{entry.path.rpartition('/')[2]}")
 
@@ -112,28 +114,28 @@ class _Sender:
         info.uid, info.gid = self._user.uid, self._user.gid
         self._archive.addfile(info)
 
-    def _file(self, manifest: File, path: Path, place: str) -> None:
+    def _file(self, manifest: File, place: str) -> None:
+        # Non-blocking, so that a fifo which has taken the file's place cannot hang us.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
+        with _reading(manifest.path):
+            descriptor = os.open(self._source / manifest.path, flags)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise _changed(manifest.path)
             info = self._info(place, status)
             info.size = status.st_size
-            reader = _HashingReader(file)
-            try:
-                self._archive.addfile(info, reader)
-            except OSError as error:
-                if error.errno is None:  # tarfile: the file became shorter
-                    raise _changed(manifest.path) from error
-                raise
+            reader = _HashingReader(descriptor, manifest)
+            self._archive.addfile(info, reader)
             if reader.hexdigest() != manifest.sha256:
                 raise _changed(manifest.path)
+        finally:
+            os.close(descriptor)
 
     def _info(self, place: str, status: os.stat_result) -> tarfile.TarInfo:
         info = tarfile.TarInfo(place)
         info.mode = 0o755 if status.st_mode & 0o111 else 0o644
-        info.mtime = int(status.st_mtime)
+        info.mtime = _mtime(status)
         info.uid, info.gid = self._user.uid, self._user.gid
         return info
 
@@ -163,7 +165,7 @@ class Root:
             if part in ("", "."):
                 continue
             candidate = self._rootfs.joinpath(*done, part)
-            if (rest or follow_last) and candidate.is_symlink():
+            if (rest or follow_last) and stat.S_ISLNK(_mode(candidate)):
                 links += 1
                 if links > _MAX_LINKS:
                     raise SourceError(
@@ -180,29 +182,70 @@ class Root:
 
     def is_directory(self, place: str) -> bool:
         """Whether a resolved path is a directory now."""
-        try:
-            return stat.S_ISDIR((self._rootfs / place).lstat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        return stat.S_ISDIR(_mode(self._rootfs / place))
 
 
 class _HashingReader(io.RawIOBase):
     """Hashes what is sent, so that a file that changes under our hands is not saved."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, descriptor: int, manifest: File) -> None:
+        self._descriptor = descriptor
+        self._manifest = manifest
         self._hash = hashlib.sha256()
 
     def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
-        self._hash.update(data)
-        return data
+        """Exactly `size` bytes, which tarfile counts on."""
+        pieces = []
+        while size > 0:
+            piece = self._some(size)
+            if not piece:
+                raise _changed(self._manifest.path)  # it became shorter
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
 
     def hexdigest(self) -> str:
         # What was appended since the size was taken counts as a change too.
-        while data := self._file.read(_CHUNK_BYTES):
-            self._hash.update(data)
+        while self._some(_CHUNK_BYTES):
+            pass
         return self._hash.hexdigest()
+
+    def _some(self, size: int) -> bytes:
+        with _reading(self._manifest.path):
+            data = os.read(self._descriptor, size)
+        self._hash.update(data)
+        return data
+
+
+def _mode(path: Path) -> int:
+    """What is at a path in the image; 0 if nothing is."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise SourceError(
+            f"cannot look up {to_mach(os.fspath(path))} in the image: {error.strerror}",
+            code="copy.dst",
+        ) from error
+
+
+def _mtime(status: os.stat_result) -> int:
+    return status.st_mtime_ns // 10**9  # st_mtime is a float, and may be rounded up
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Tells trouble with the source apart from trouble with the receiver."""
+    try:
+        yield
+    except PermissionError as error:
+        raise SourceError(
+            f"Source path {to_mach(path)} cannot be read: {error.strerror}",
+            code="source.unreadable",
+        ) from error
+    except OSError as error:
+        raise _changed(path) from error
 
 
 def _changed(path: str) -> SourceError:

@@ -72,7 +72,7 @@ class BtrfsStore(DirectoryStore["BtrfsStore.Config"]):
 
     async def create_tree(self, path: Path) -> None:
         await subvolume.create(path)
-        path.chmod(0o755)  # noqa: ASYNC240 - one system call; whatever the umask
+        path.chmod(0o755)
 
     async def clone_tree(self, source: Path, target: Path) -> None:
         await subvolume.snapshot(source, target)

@@ -1,0 +1,138 @@
+"""The commands: each wires what it was given to the builder and prints what came of it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from obuilder._cli.global_options import GlobalOptions, with_global_options
+from obuilder._cli.main import version_line
+
+__all__ = ["app"]
+
+# Modules of the core are imported inside the commands: --help needs none of them.
+
+app = typer.Typer(
+    help="Build specs step by step in a sandbox, and keep each step's result.",
+    epilog="The options of `obuilder` itself may also stand after the command.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version_line())
+        raise typer.Exit
+
+
+@app.callback()
+@with_global_options
+def root(
+    options: GlobalOptions,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Build specs step by step in a sandbox, and keep each step's result."""
+
+
+@app.command()
+@with_global_options
+def build(
+    options: GlobalOptions,
+    source_dir: Annotated[
+        Path, typer.Argument(metavar="SOURCE_DIR", help="The directory that copy reads from.")
+    ],
+    spec: Annotated[
+        str, typer.Option("-f", "--file", metavar="SPEC", help="The spec; - reads it from stdin.")
+    ],
+    secret: Annotated[
+        list[str] | None,
+        typer.Option("--secret", metavar="ID:FILE", help="The value of a secret, from a file."),
+    ] = None,
+    id_file: Annotated[
+        Path | None, typer.Option("--id-file", metavar="FILE", help="Write the result's id here.")
+    ] = None,
+) -> None:
+    """Build a spec; cached steps are not run again."""
+    from obuilder._cli import inputs  # noqa: PLC0415
+
+    settings = options.settings()
+    inputs.forget_id(id_file)
+    source = inputs.source_directory(source_dir)
+    secrets = inputs.read_secrets(secret or ())
+    read = inputs.read_spec(spec)
+
+    from obuilder._cli.work import run_build  # noqa: PLC0415
+
+    id = run_build(settings, read, source=source, secrets=secrets)
+    inputs.save_id(id_file, id)
+
+
+@app.command()
+@with_global_options
+def healthcheck(options: GlobalOptions) -> None:
+    """Run a command in a base image, to see that everything works."""
+    from obuilder._cli.work import run_healthcheck  # noqa: PLC0415
+
+    run_healthcheck(options.settings())
+    typer.echo("Healthcheck passed")
+
+
+@app.command()
+@with_global_options
+def delete(
+    options: GlobalOptions, id: Annotated[str, typer.Argument(metavar="ID", help="A result.")]
+) -> None:
+    """Remove a result and all that was built on it."""
+    from obuilder._cli.inputs import result_id  # noqa: PLC0415
+    from obuilder._cli.work import run_removal  # noqa: PLC0415
+
+    which = result_id(id)
+    run_removal(options.settings(), lambda builder, tell: builder.delete(which, on_delete=tell))
+
+
+@app.command()
+@with_global_options
+def clean(options: GlobalOptions) -> None:
+    """Remove every result that no build uses, and every cache."""
+    from obuilder._cli.work import run_removal  # noqa: PLC0415
+
+    run_removal(options.settings(), lambda builder, tell: builder.clean(on_delete=tell))
+
+
+@app.command()
+@with_global_options
+def prune(
+    options: GlobalOptions,
+    before: Annotated[
+        str, typer.Option(metavar="AGE|DATE", help="Last used before: 12h, 7d, or a date (UTC).")
+    ],
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Remove at most N.")] = 2**62,
+) -> None:
+    """Remove results that nothing was built on, least recently used first."""
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    from obuilder._cli.inputs import time_before  # noqa: PLC0415
+    from obuilder._cli.work import run_removal  # noqa: PLC0415
+
+    moment = time_before(before, datetime.now(UTC))
+    run_removal(
+        options.settings(),
+        lambda builder, tell: builder.prune(before=moment, limit=limit, on_delete=tell),
+    )
+
+
+@app.command()
+@with_global_options
+def backends(options: GlobalOptions) -> None:  # noqa: ARG001 - a broken configuration breaks no list
+    """List the installed stores, sandboxes and fetchers, and what is wrong with them."""
+    from obuilder._cli.table import backend_rows, format_table  # noqa: PLC0415
+    from obuilder._core.plugins import Plugins  # noqa: PLC0415
+
+    typer.echo(format_table(backend_rows(Plugins())))

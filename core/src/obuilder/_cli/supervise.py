@@ -1,0 +1,90 @@
+"""Runs a command's work so that a signal or a closed output ends it cleanly.
+
+The first SIGINT, SIGTERM or SIGHUP cancels; the second ends the process at once.
+"""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import anyio
+
+from obuilder._cli.report import (
+    FAILED,
+    INTERRUPTED,
+    TERMINATED,
+    quiet_stdout,
+    say,
+    show,
+)
+from obuilder.errors import ObuilderError
+
+__all__ = ["Stop", "supervised"]
+
+Stop = Callable[[OSError], None]
+"""Ends the work because standard output cannot be written."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Ending:
+    """Why the work was ended from outside: the first reason counts."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.status: int | None = None
+        self.message = ""
+
+    def end(self, status: int, message: str) -> None:
+        if self.status is None:
+            self.status, self.message = status, message
+        self.scope.cancel()
+
+    def output_closed(self, error: OSError) -> None:
+        quiet_stdout()
+        quiet = isinstance(error, BrokenPipeError)
+        self.end(FAILED, "" if quiet else f"obuilder: cannot write output: {error.strerror}")
+
+
+def supervised(work: Callable[[Stop], Awaitable[int]]) -> int:
+    """Run `work` to its end and return its exit status, or that of what ended it."""
+    return anyio.run(_supervise, work)
+
+
+async def _supervise(work: Callable[[Stop], Awaitable[int]]) -> int:
+    ending = _Ending()
+    failure: Exception | None = None
+    status = FAILED
+    # A signal that the parent had ignored (nohup, a shell's `&`) stays ignored.
+    handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    with anyio.open_signal_receiver(*handled) as received:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_watch, received, ending)
+            with ending.scope:
+                try:
+                    status = await work(ending.output_closed)
+                except Exception as error:  # noqa: BLE001 - raised again outside the task group
+                    failure = error
+            tasks.cancel_scope.cancel()
+    if ending.status is None:
+        if failure is not None:
+            raise failure
+        return status
+    if isinstance(failure, ObuilderError):
+        show(failure)  # the clean-up's; the status stays that of what ended the work
+    elif failure is not None:
+        raise failure
+    if ending.message:
+        say(ending.message)
+    return ending.status
+
+
+async def _watch(received: AsyncIterator[signal.Signals], ending: _Ending) -> None:
+    seen = 0
+    async for number in received:
+        status = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        seen += 1
+        if seen > 1:
+            # Locks end with the process; the next command clears up what is left.
+            os._exit(ending.status or status)
+        ending.end(status, "Interrupted" if status == INTERRUPTED else "Build cancelled")

@@ -1,0 +1,92 @@
+"""A build that is stopped: by a key, by a signal, by a closed pipe, by kill -9."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.command import Command
+
+# Ignores SIGTERM and has descendants that do so too.
+STUBBORN = (
+    "(run (shell \"trap '' TERM INT; for i in 1 2 3; do (trap '' TERM; cat /tmp/hang) & done;"
+    ' mkfifo /tmp/hang; echo up; cat /tmp/hang"))'
+)
+
+
+def assert_clean(command: Command, store: Path) -> None:
+    assert os.listdir(store / "result-tmp") == []
+    assert os.listdir(store / "cache-tmp") == []
+    assert os.listdir(store / "state" / "locks") == []
+    assert str(store) not in Path("/proc/mounts").read_text()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert b"cat\0/tmp/hang" not in entry.read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)],
+)
+def test_a_signal_cleans_up_and_the_same_command_works_again(
+    obuilder: Command, number: signal.Signals, status: int
+) -> None:
+    store = obuilder.directory / "store"
+    running = obuilder.start(STUBBORN)
+    running.wait_for(b"\nup\n")
+    running.signal(number)
+    code, _, stderr = running.end()
+    assert code == status, stderr
+    assert b"Traceback" not in stderr
+    assert_clean(obuilder, store)
+    again = obuilder.build('(run (shell "echo fine"))')
+    assert again.returncode == 0, again.stderr
+    assert b"\nfine\n" in again.stdout
+
+
+def test_a_second_signal_ends_it_at_once(obuilder: Command) -> None:
+    running = obuilder.start(STUBBORN)
+    running.wait_for(b"\nup\n")
+    running.signal(signal.SIGTERM)
+    running.signal(signal.SIGTERM)
+    assert running.end()[0] == 143
+    assert obuilder.build('(run (shell "echo fine"))').returncode == 0
+    assert_clean(obuilder, obuilder.directory / "store")
+
+
+def test_after_kill_9_the_next_command_removes_what_was_left(obuilder: Command) -> None:
+    store = obuilder.directory / "store"
+    running = obuilder.start(STUBBORN)
+    running.wait_for(b"\nup\n")
+    running.signal(signal.SIGKILL)
+    assert running.end()[0] == -signal.SIGKILL
+    assert os.listdir(store / "result-tmp") != []
+    again = obuilder.build('(run (shell "echo fine"))')
+    assert again.returncode == 0, again.stderr
+    assert_clean(obuilder, store)
+
+
+def test_a_closed_output_pipe_ends_it_quietly(obuilder: Command) -> None:
+    argv = obuilder.argv(
+        "build", "-f", str(obuilder.write_spec('(run (shell "yes"))')), str(obuilder.source)
+    )
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=obuilder.directory,
+        env=obuilder.environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 1
+    assert stderr == b""
+    assert_clean(obuilder, obuilder.directory / "store")
