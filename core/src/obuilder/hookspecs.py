@@ -29,8 +29,8 @@ _hookspec = pluggy.HookspecMarker(PROJECT)
 class Hooks:
     """The hooks; this class itself hears nothing.
 
-    `kind` is `from`, `run` or `copy`. `seconds` is the wall time since the matching start. `error` is what ended
-    the build or step, cancellation too, or None.
+    `kind` is `from`, `run` or `copy`. `seconds` is the wall time since the
+    matching start. `error` is what ended the build or step, cancellation too, or None.
     """
 
     @_hookspec

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from obuilder._cli.global_options import GlobalOptions, with_global_options
-from obuilder._cli.main import version_line
+from obuilder._cli.version import version_line
 
 __all__ = ["app"]
 

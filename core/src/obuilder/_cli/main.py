@@ -1,14 +1,10 @@
 """The `obuilder` command: answers --version by itself, else hands over to the commands."""
 
 import sys
-from importlib import metadata
 
-__all__ = ["main", "version_line"]
+from obuilder._cli.version import version_line
 
-
-def version_line() -> str:
-    """What --version prints."""
-    return f"obuilder {metadata.version('obuilder')}"
+__all__ = ["main"]
 
 
 def main() -> None:

@@ -68,12 +68,14 @@ class Database:
     async def open(cls, path: Path) -> AsyncIterator["Database"]:
         """Open or create; refuses a schema newer than ours and changes nothing then."""
         connection = await anyio.to_thread.run_sync(_connect, path)
+        database = cls(connection, path)
         try:
-            yield cls(connection, path)
+            yield database
         finally:
-            # The last one to close checkpoints and removes `-wal` and `-shm`.
-            with _errors(path):
-                connection.close()
+            # The last one to close checkpoints and removes `-wal` and `-shm`. In its
+            # turn: a client that was not waited for may be using the connection.
+            with anyio.CancelScope(shield=True):
+                await database._run(connection.close)
 
     async def touch(self, id: Id) -> bool:
         """Note that a result was used now; False if the database does not know it."""

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -187,7 +187,8 @@ class CopyStep:
             finally:
                 os.close(reader)  # a sender that still writes gets EPIPE
 
-        with os.fdopen(writer, "wb") as output:
+        output = os.fdopen(writer, "wb")
+        try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(receive)
                 # A limiter of its own: senders that wait for receivers must not
@@ -195,8 +196,14 @@ class CopyStep:
                 sent = await anyio.to_thread.run_sync(
                     self._send, directory / "rootfs", output, limiter=anyio.CapacityLimiter(1)
                 )
+                if isinstance(sent, SourceError):
+                    # Before the stream ends: the receiver would complain of a cut archive.
+                    tasks.cancel_scope.cancel()
+        finally:
+            with suppress(OSError):  # what it still holds goes to nobody
+                output.close()
         if isinstance(sent, SourceError):
-            raise sent  # the receiver only saw a cut archive
+            raise sent
         if failures:
             raise failures[0]
         if sent is not None:
@@ -205,16 +212,20 @@ class CopyStep:
 
     def _send(self, rootfs: Path, output: IO[bytes]) -> SourceError | OSError | None:
         try:
-            with output:
-                transfer.send(
-                    source=self.source,
-                    manifests=self.manifests,
-                    dst=self.dst,
-                    user=self.user,
-                    rootfs=rootfs,
-                    output=output,
-                )
-        except (SourceError, OSError) as error:
+            transfer.send(
+                source=self.source,
+                manifests=self.manifests,
+                dst=self.dst,
+                user=self.user,
+                rootfs=rootfs,
+                output=output,
+            )
+            output.close()
+        except SourceError as error:
+            return error
+        except OSError as error:
+            with suppress(OSError):
+                output.close()  # a receiver that still reads must not wait for more
             return error
         return None
 
