@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,8 +103,6 @@ def test_wheels_alone_are_enough(
 
 
 def test_the_extras_name_real_distributions() -> None:
-    import tomllib  # noqa: PLC0415
-
     def project(directory: Path) -> dict[str, object]:
         return dict(tomllib.loads((directory / "pyproject.toml").read_text())["project"])
 

@@ -12,6 +12,7 @@ from support.images import busybox_tarball
 
 from obuilder import process
 from obuilder._core.build import BuildContext, Builder
+from obuilder._core.observe import Observer
 from obuilder.errors import CommandFailed
 from obuilder.events import Event, Note, Output, StepFinished
 from obuilder.interfaces import BuildLog, Fetcher, Sandbox
@@ -25,6 +26,7 @@ __all__ = [
     "BusyboxFetcher",
     "Call",
     "Events",
+    "Parts",
     "ScriptedSandbox",
     "TinyFetcher",
     "base_files",
@@ -205,14 +207,20 @@ class Parts:
 
 @asynccontextmanager
 async def open_parts(
-    root: Path, *, sandbox: Sandbox[Any] | None = None, fetcher: TinyFetcher | None = None
+    root: Path,
+    *,
+    sandbox: Sandbox[Any] | None = None,
+    fetcher: TinyFetcher | None = None,
+    observer: Observer | None = None,
 ) -> AsyncIterator[Parts]:
     """A builder on an rsync store at `root`, by default with a scripted sandbox."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(RsyncStore.open(str(root), RsyncStore.Config()))
         sandbox = sandbox or ScriptedSandbox()
         fetcher = fetcher or TinyFetcher()
-        builder = await stack.enter_async_context(Builder(store, sandbox, fetcher))
+        builder = await stack.enter_async_context(
+            Builder(store, sandbox, fetcher, observer=observer)
+        )
         yield Parts(builder=builder, store=store, sandbox=sandbox, fetcher=fetcher)
 
 

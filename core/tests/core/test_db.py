@@ -19,7 +19,9 @@ pytestmark = pytest.mark.anyio
 
 GOLDEN = (Path(__file__).parents[3] / "tests/golden/store-db.txt").read_text()
 DUMPS = re.findall(
-    r"^PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\n(.*?)^COMMIT;", GOLDEN, re.MULTILINE | re.DOTALL
+    r"^PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\n(.*?)^COMMIT;",
+    GOLDEN,
+    re.MULTILINE | re.DOTALL,
 )
 RECORD = StepRecord(
     op="(run (shell x))",

@@ -135,8 +135,8 @@ def read_or_refuse(read: Callable[..., object], text: bytes) -> None:
         read(text, file="f")
     except SpecError as error:
         assert error.code.startswith("spec.")  # noqa: PT017 - either end is right
-        assert (error.where or "").startswith("f:")  # noqa: PT017
-        assert error.what.isprintable()  # noqa: PT017
+        assert (error.where or "").startswith("f:")  # noqa: PT017 - as above
+        assert error.what.isprintable()  # noqa: PT017 - as above
 
 
 @settings(deadline=None)

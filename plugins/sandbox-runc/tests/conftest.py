@@ -149,9 +149,11 @@ def living(step_id: Id) -> Callable[[], list[int]]:
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 inside = step_id in (entry / "cgroup").read_text()
+                # A dead orphan that the machine's first process has not reaped yet.
+                dead = b") Z " in (entry / "stat").read_bytes()
             except OSError:  # it has ended meanwhile
                 continue
-            if inside:
+            if inside and not dead:
                 found.append(int(entry.name))
         return found
 

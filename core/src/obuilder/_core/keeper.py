@@ -68,6 +68,7 @@ class Keeper:
             path = await self._load(step.id, step.base)
             if path is not None:
                 return path
+            await self._end_orphans(step.id)
             begun = time.monotonic()
             async with self._store.build(step.id, base=step.base) as directory:
                 record = await self._in_directory(step, directory, publish)
@@ -96,6 +97,14 @@ class Keeper:
             raise
         finally:
             log.close()
+
+    async def _end_orphans(self, id: Id) -> None:
+        # The lock of a builder that was killed since the store was opened is free, but
+        # its container may live on and write where the new result is to be made.
+        for leftover in await self._backends.sandbox.leftovers():
+            if leftover.key == id:
+                _logger.warning("removing a %s that a dead builder left: %s", leftover.kind, id)
+                await self._backends.sandbox.discard(leftover)
 
     async def _write_side_file(self, directory: Path, step: Step, record: StepRecord) -> None:
         path = directory / SIDE_FILE

@@ -34,17 +34,17 @@ class Kind(Generic[T]):
 STORE: Kind[Store[Any]] = Kind(
     name="store",
     group="obuilder.stores",
-    interface=Store,  # type: ignore[type-abstract]
+    interface=Store,  # type: ignore[type-abstract]  # only asked for its methods
 )
 SANDBOX: Kind[Sandbox[Any]] = Kind(
     name="sandbox",
     group="obuilder.sandboxes",
-    interface=Sandbox,  # type: ignore[type-abstract]
+    interface=Sandbox,  # type: ignore[type-abstract]  # only asked for its methods
 )
 FETCHER: Kind[Fetcher[Any]] = Kind(
     name="fetcher",
     group="obuilder.fetchers",
-    interface=Fetcher,  # type: ignore[type-abstract]
+    interface=Fetcher,  # type: ignore[type-abstract]  # only asked for its methods
 )
 KINDS: tuple[Kind[Any], ...] = (STORE, SANDBOX, FETCHER)
 _HOOKS = Kind(name="hooks", group="obuilder.hooks", interface=object)
@@ -166,8 +166,8 @@ def _scan() -> Iterator[Backend]:
 
 def _load(backend: Backend) -> object:
     # 40 ms, which --help and --version do not pay.
-    from stevedore.extension import error_on_conflict  # noqa: PLC0415
-    from stevedore.named import NamedExtensionManager  # noqa: PLC0415
+    from stevedore.extension import error_on_conflict  # noqa: PLC0415 - slow
+    from stevedore.named import NamedExtensionManager  # noqa: PLC0415 - slow
 
     class Manager(NamedExtensionManager[object]):
         def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
