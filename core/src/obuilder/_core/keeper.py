@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +64,11 @@ class Keeper:
             made = None if outcome.cached else outcome
 
     async def _make(self, step: Step, publish: Callable[[StepLog], None]) -> Outcome:
-        async with self._locks.hold(step.id):
+        async with AsyncExitStack() as held:
+            if step.base is not None:
+                # For as long as the step takes, also when its clients have left.
+                await held.enter_async_context(self._locks.hold(step.base, shared=True))
+            await held.enter_async_context(self._locks.hold(step.id))
             path = await self._load(step.id, step.base)
             if path is not None:
                 return path

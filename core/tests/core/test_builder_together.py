@@ -1,0 +1,217 @@
+"""Builds at the same time: shared steps, leaving, cancelling, closing, errors of the block."""
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+from support.builds import (
+    Call,
+    Events,
+    ScriptedSandbox,
+    open_parts,
+    stage,
+)
+
+from obuilder.errors import BuildError, CommandFailed
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_two_builds_share_the_steps_they_have_in_common(tmp_path: Path) -> None:
+    both, may_end = anyio.Event(), anyio.Event()
+
+    async def slow(call: Call) -> None:
+        await call.log.output(b"begun\n")
+        await may_end.wait()
+        await call.log.output(b"ended\n")
+
+    sandbox = ScriptedSandbox(scripts={"slow": slow})
+    one, two = Events(), Events()
+    async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                for seen in (one, two):
+                    spec = stage("((from b) (run (shell slow)))")
+                    tasks.start_soon(parts.builder.build, spec, seen.context())
+                await one.wait_for(b"begun")
+                await two.wait_for(b"begun")
+                both.set()
+                may_end.set()
+        assert parts.sandbox.commands == ["slow"]
+        assert parts.fetcher.fetched == ["b"]
+    assert one.output == two.output == b"begun\nended\n"
+    assert one.steps == two.steps
+
+
+async def test_a_client_that_cancels_leaves_the_step_to_the_other(tmp_path: Path) -> None:
+    may_end = anyio.Event()
+
+    async def slow(call: Call) -> None:
+        await call.log.output(b"begun\n")
+        await may_end.wait()
+
+    sandbox = ScriptedSandbox(scripts={"slow": slow})
+    spec = stage("((from b) (run (shell slow)))")
+    one, two = Events(), Events()
+    async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as staying, anyio.create_task_group() as leaving:
+                leaving.start_soon(parts.builder.build, spec, one.context())
+                staying.start_soon(parts.builder.build, spec, two.context())
+                await one.wait_for(b"begun")
+                await two.wait_for(b"begun")
+                leaving.cancel_scope.cancel()
+                may_end.set()
+        assert parts.sandbox.commands == ["slow"]
+    assert len(one.steps) == 1
+    assert len(two.steps) == 2
+
+
+async def test_a_cancelled_step_leaves_nothing_and_can_be_built_again(tmp_path: Path) -> None:
+    cancelled = anyio.Event()
+
+    async def block(call: Call) -> None:
+        (call.rootfs / "half").touch()
+        await call.log.output(b"begun\n")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    sandbox = ScriptedSandbox(scripts={"block": block})
+    spec = stage("((from b) (run (cache (c (target /c))) (shell block)))")
+    seen = Events()
+    async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(parts.builder.build, spec, seen.context())
+                await seen.wait_for(b"begun")
+                tasks.cancel_scope.cancel()
+            await cancelled.wait()
+            del sandbox.scripts["block"]
+            result = await parts.builder.build(spec)
+        assert not (result.path / "rootfs" / "half").exists()
+        assert parts.temporary() == []
+        assert not parts.failed.exists()
+
+
+async def test_closing_the_builder_ends_its_steps(tmp_path: Path) -> None:
+    ended: list[str] = []
+
+    async def block(call: Call) -> None:
+        await call.log.output(b"begun\n")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("step")
+
+    sandbox = ScriptedSandbox(scripts={"block": block})
+    seen = Events()
+    errors: list[BuildError] = []
+
+    async with anyio.create_task_group() as clients:
+        async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+
+            async def client() -> None:
+                try:
+                    await parts.builder.build(
+                        stage("((from b) (run (shell block)))"), seen.context()
+                    )
+                except BuildError as error:
+                    errors.append(error)
+
+            clients.start_soon(client)
+            await seen.wait_for(b"begun")
+        assert ended == ["step"]
+        assert parts.temporary() == []
+        assert os.listdir(parts.store.state_dir / "db") == ["db.sqlite"]
+    assert [error.code for error in errors] == ["build.cancelled"]
+    assert os.listdir(parts.store.state_dir / "locks") == []
+
+
+class BodyError(Exception):
+    """An error of the program that uses the builder."""
+
+
+async def test_an_error_in_the_block_comes_out_as_it_is(tmp_path: Path) -> None:
+    raised = BodyError()
+    with pytest.raises(BodyError) as caught:  # noqa: PT012 - what fails is the builder's block
+        async with open_parts(tmp_path / "store") as parts:
+            await parts.builder.build(stage("((from b))"))
+            raise raised
+    assert caught.value is raised
+    assert os.listdir(tmp_path / "store/state/db") == ["db.sqlite"]
+
+
+async def test_a_failed_build_in_the_block_comes_out_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed):
+        async with open_parts(tmp_path / "store") as parts:
+            await parts.builder.build(stage('((from b) (run (shell "exit 1")))'))
+
+
+async def test_a_cancelled_block_is_a_cancelled_block(tmp_path: Path) -> None:
+    with anyio.CancelScope() as scope:
+        async with open_parts(tmp_path / "store"):
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert os.listdir(tmp_path / "store/state/db") == ["db.sqlite"]
+
+
+async def test_a_step_that_is_still_ending_keeps_its_base(tmp_path: Path) -> None:
+    ending, may_end = anyio.Event(), anyio.Event()
+
+    async def end_slowly(call: Call) -> None:
+        await call.log.output(b"begun\n")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ending.set()
+            with anyio.CancelScope(shield=True):
+                await may_end.wait()
+
+    sandbox = ScriptedSandbox(scripts={"slow": end_slowly})
+    seen = Events()
+    async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(
+                    parts.builder.build, stage("((from b) (run (shell slow)))"), seen.context()
+                )
+                await seen.wait_for(b"begun")
+                tasks.cancel_scope.cancel()
+            await ending.wait()
+            # The client has gone, the step has not.
+            removed = await parts.builder.clean()
+            may_end.set()
+    assert removed == 0
+
+
+async def test_two_builders_on_one_store_make_a_step_once(tmp_path: Path) -> None:
+    may_end = anyio.Event()
+
+    async def slow(call: Call) -> None:
+        await call.log.output(b"begun\n")
+        await may_end.wait()
+        await call.log.output(b"ended\n")
+
+    spec = stage("((from b) (run (shell slow)) (run (shell more)))")
+    one, two = Events(), Events()
+    sandboxes = [ScriptedSandbox(scripts={"slow": slow}) for _ in range(2)]
+    async with (
+        open_parts(tmp_path / "store", sandbox=sandboxes[0]) as first,
+        open_parts(tmp_path / "store", sandbox=sandboxes[1]) as second,
+    ):
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(first.builder.build, spec, one.context())
+                await one.wait_for(b"begun")
+                tasks.start_soon(second.builder.build, spec, two.context())
+                await anyio.wait_all_tasks_blocked()
+                may_end.set()
+        assert (await second.builder.counters()).items == 3
+    assert sorted(sandboxes[0].commands + sandboxes[1].commands) == ["more", "slow"]
+    assert one.output == two.output == b"begun\nended\nmore\n"
+    assert [id for id, _ in one.steps] == [id for id, _ in two.steps]
+    assert dict(two.steps)[one.steps[1][0]] is True

@@ -1,0 +1,63 @@
+"""Logs of failed steps: the last hundred, at most 100 MiB, whoever else writes there."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from obuilder._core import failed
+from obuilder._core.failed import keep_failure
+from obuilder.errors import BuildError
+from obuilder.types import Id
+
+
+def keep(directory: Path, name: str, log: bytes = b"log") -> Path:
+    source = directory.parent / "log"
+    source.write_bytes(log)
+    error = BuildError("no", hint="do", code="some.code")
+    keep_failure(directory, Id(name), source, error=error)
+    return directory / name
+
+
+def test_log_and_error_are_kept_and_replaced(tmp_path: Path) -> None:
+    kept = keep(tmp_path / "failed", "a", b"first")
+    assert keep(tmp_path / "failed", "a", b"\xffsecond") == kept
+    assert (kept / "log").read_bytes() == b"\xffsecond"
+    error = json.loads((kept / "error.json").read_text())
+    assert error == {"id": "a", "code": "some.code", "what": "no", "hint": "do"}
+
+
+def test_only_the_last_hundred_stay(tmp_path: Path) -> None:
+    for number in range(105):
+        path = keep(tmp_path / "failed", str(number))
+        os.utime(path, ns=(number, number))
+    keep(tmp_path / "failed", "last")
+    assert set(os.listdir(tmp_path / "failed")) == {"last", *map(str, range(6, 105))}
+
+
+def test_logs_over_the_limit_push_out_the_oldest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failed, "_KEPT_BYTES", 100)
+    for number, size in enumerate((40, 30, 30)):
+        path = keep(tmp_path / "failed", str(number), bytes(size))
+        os.utime(path, ns=(number, number))
+    assert len(os.listdir(tmp_path / "failed")) == 3
+    keep(tmp_path / "failed", "last", bytes(30))
+    assert set(os.listdir(tmp_path / "failed")) == {"1", "2", "last"}
+
+
+def test_of_a_log_over_the_limit_the_end_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failed, "_KEPT_BYTES", 100)
+    keep(tmp_path / "failed", "old")
+    path = keep(tmp_path / "failed", "big", bytes(200) + b"the end")
+    assert (path / "log").read_bytes() == bytes(93) + b"the end"
+    assert os.listdir(tmp_path / "failed") == ["big"]
+
+
+def test_one_that_another_process_is_making_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "failed" / "other").mkdir(parents=True)
+    assert (keep(tmp_path / "failed", "a") / "log").exists()
