@@ -169,8 +169,10 @@ def left(state_dir: Path, step_id: Id, living: Callable[[], list[int]]) -> Calla
         mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
         mounts = [line for line in mountinfo if escaped in line]
         files = [*(state_dir / "bundles").iterdir(), *(state_dir / "runc").iterdir()]
-        groups = Path("/sys/fs/cgroup").glob(f"**/{step_id}*")
-        return [*map(str, files), *map(str, groups), *mounts, *map(str, living())]
+        # Not glob: other steps' groups vanish while it looks.
+        walk = os.walk("/sys/fs/cgroup")
+        groups = [f"{path}/{name}" for path, names, _ in walk for name in names if step_id in name]
+        return [*map(str, files), *groups, *mounts, *map(str, living())]
 
     return find
 

@@ -145,6 +145,26 @@ async def test_a_container_whose_parent_is_killed_is_killed_too(
         assert left() == []
 
 
+async def test_a_runtime_that_is_killed_takes_what_it_started_along(
+    open_sandbox: Open, config: Make, rootfs: Path, log: BuildLog, left: Left, tmp_path: Path
+) -> None:
+    """As when the machine runs out of memory: the command runs, and the runtime cannot say so."""
+    wrapper = tmp_path / "dying-runc"
+    wrapper.write_text(
+        """#!/bin/sh
+case " $* " in *" run "*) ;; *) exec runc "$@" ;; esac
+runc "$@"
+kill -9 $$
+"""
+    )
+    wrapper.chmod(0o755)
+    async with open_sandbox(runtime=str(wrapper)) as sandbox:
+        with pytest.raises(SandboxError) as caught:
+            await sandbox.run(config("sleep 1000"), rootfs, log=log)
+        assert caught.value.code == "sandbox.killed"
+        assert left() == []
+
+
 async def test_a_secret_that_somebody_looks_at_is_unmounted_all_the_same(
     open_sandbox: Open,
     config: Make,

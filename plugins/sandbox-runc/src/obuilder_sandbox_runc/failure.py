@@ -16,6 +16,7 @@ from pathlib import Path
 from obuilder.errors import CommandFailed, ObuilderError, SandboxError
 from obuilder.types import RunConfig
 from obuilder_sandbox_runc.bundle import Bundle
+from obuilder_sandbox_runc.reaper import SIGNALED
 
 __all__ = ["Ending", "failure", "read_ending"]
 
@@ -51,20 +52,26 @@ def read_ending(bundle: Bundle, status: int) -> Ending:
 def failure(config: RunConfig, ending: Ending, *, runtime: str) -> ObuilderError | None:
     """The error that an ending means, or None if all went well."""
     if ending.status < 0:
-        return SandboxError(
-            f"the parent of the container was ended by signal {-ending.status};"
-            " what ran in it has been killed",
-            hint="did the machine run out of memory? see dmesg",
-            code="sandbox.killed",
-        )
+        return _killed("the parent of the container", -ending.status)
     if ending.status == 0:
         return None
     if ending.started:
         return CommandFailed(config.argv, ending.status)
+    if ending.status > SIGNALED and not ending.errors:
+        # It may have started the command already, and not yet told its parent so.
+        return _killed(runtime, ending.status - SIGNALED)
     said = ending.errors[-1] if ending.errors else "it does not say why; the log may"
     if not _MACHINE.search(said) and (_STEP.search(said) or _names_target(config, said)):
         return CommandFailed(config.argv, ending.status)
     return SandboxError(f"{runtime} could not run the command: {said}", code="sandbox.runtime")
+
+
+def _killed(who: str, number: int) -> SandboxError:
+    return SandboxError(
+        f"{who} was ended by signal {number}; what ran in the container has been killed",
+        hint="did the machine run out of memory? see dmesg",
+        code="sandbox.killed",
+    )
 
 
 def _names_target(config: RunConfig, said: str) -> bool:

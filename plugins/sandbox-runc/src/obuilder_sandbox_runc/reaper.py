@@ -21,10 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["Reaper", "main"]
+__all__ = ["SIGNALED", "Reaper", "main"]
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-_SIGNALED = 128
+SIGNALED = 128
+"""Plus a signal's number: the status of what that signal ended, as shells have it."""
+
 _CANNOT_START = 127
 
 
@@ -94,7 +96,7 @@ def _let_go() -> None:
 def _wait(pid: int) -> int:
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    return _SIGNALED - code if code < 0 else code
+    return SIGNALED - code if code < 0 else code
 
 
 if __name__ == "__main__":
