@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from obuilder import events
-from obuilder.spec import step_heading, to_mach
+from obuilder.spec import quoted, step_heading
 
 __all__ = ["PlainRenderer"]
 
@@ -40,9 +40,9 @@ def _bytes(event: events.Event) -> bytes:
             # As it comes: what follows output without a newline stands on its line.
             return data
         case events.StageStarted(name=name):
-            line = f"(build {_quoted(name)} …)"
+            line = f"(build {quoted(name)} …)"
         case events.StageFinished(name=name):
-            line = f"--> finished {_quoted(name)}"
+            line = f"--> finished {quoted(name)}"
         case events.BaseStarted(base=base):
             line = f"(from {base})"
         case events.OpStarted(op=op, workdir=workdir):
@@ -59,8 +59,3 @@ def _bytes(event: events.Event) -> bytes:
             # An event of a later release: this output has no line for it.
             return b""
     return f"{line}\n".encode("utf-8", "surrogateescape")
-
-
-def _quoted(text: str) -> str:
-    atom = to_mach(text)
-    return atom if atom.startswith('"') else f'"{atom}"'

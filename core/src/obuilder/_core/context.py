@@ -9,9 +9,6 @@ from obuilder.types import ROOT, Env, User
 
 __all__ = ["Context"]
 
-_LARGEST_ID = 2**32 - 2
-"""uid_t is 32 bits and (uid_t)-1 means "no change" to chown(2) and setuid(2)."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
@@ -51,8 +48,9 @@ class Context:
                 hint="use (user (uid N) (gid N))",
             )
         for word, number in (("uid", self.user.uid), ("gid", self.user.gid)):
-            if not 0 <= number <= _LARGEST_ID:
+            if not 0 <= number <= ast.LARGEST_USER_ID:
                 raise BuildError(
-                    f"{word} {number} is outside 0 to {_LARGEST_ID}", code="user.out-of-range"
+                    f"{word} {number} is outside 0 to {ast.LARGEST_USER_ID}",
+                    code="user.out-of-range",
                 )
         return User(uid=self.user.uid, gid=self.user.gid)

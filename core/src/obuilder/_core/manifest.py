@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obuilder.errors import SourceError
-from obuilder.spec import Sexp, to_mach
+from obuilder.spec import Sexp, quoted
 
 __all__ = ["MAX_DEPTH", "Directory", "File", "Manifest", "Symlink", "scan"]
 
@@ -74,9 +74,9 @@ def scan(
     """
     parts = [part for part in source.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise SourceError(f"Can't use .. in source paths! (in {_quoted(source)})")
+        raise SourceError(f"Can't use .. in source paths! (in {quoted(source)})")
     if "\0" in source:
-        raise SourceError(f"Source path {_quoted(source)} holds a zero byte")
+        raise SourceError(f"Source path {quoted(source)} holds a zero byte")
     try:
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -104,7 +104,7 @@ class _Scan:
                 path = "/".join(parts[:depth])
                 mode = self._mode(parent, part, path)
                 if stat.S_ISREG(mode):
-                    raise SourceError(f"Not a directory: {path} (in {_quoted(self._source)})")
+                    raise SourceError(f"Not a directory: {path} (in {quoted(self._source)})")
                 if not stat.S_ISDIR(mode):
                     raise self._not_regular(path)
                 child = os.open(part, _OPEN_DIRECTORY, dir_fd=parent)
@@ -134,12 +134,12 @@ class _Scan:
                     return Directory(path, self._entries(descriptor, f"{path}/" if path else ""))
         except OSError as error:
             raise _unreadable(path, error) from error
-        raise SourceError(f"Unsupported file type for {_quoted(path)}", code="source.file-type")
+        raise SourceError(f"Unsupported file type for {quoted(path)}", code="source.file-type")
 
     def _entries(self, descriptor: int, prefix: str) -> tuple[Manifest, ...]:
         if prefix.count("/") > MAX_DEPTH:
             raise SourceError(
-                f"Source path {_quoted(prefix)} is more than {MAX_DEPTH} directories deep",
+                f"Source path {quoted(prefix)} is more than {MAX_DEPTH} directories deep",
                 code="source.too-deep",
             )
         entries = []
@@ -153,13 +153,13 @@ class _Scan:
             return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
         except FileNotFoundError:
             raise SourceError(
-                f"Source path {_quoted(path)} not found",
+                f"Source path {quoted(path)} not found",
                 code="source.missing",
             ) from None
 
     def _sha256(self, descriptor: int, path: str) -> str:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise SourceError(f"{_quoted(path)} changed while it was read", code="source.changed")
+            raise SourceError(f"{quoted(path)} changed while it was read", code="source.changed")
         digest = hashlib.sha256()
         while data := os.read(descriptor, _CHUNK_BYTES):
             digest.update(data)
@@ -167,7 +167,7 @@ class _Scan:
         return digest.hexdigest()
 
     def _not_regular(self, path: str) -> SourceError:
-        return SourceError(f"Not a regular file: {path} (in {_quoted(self._source)})")
+        return SourceError(f"Not a regular file: {path} (in {quoted(self._source)})")
 
 
 def _never() -> None:
@@ -184,11 +184,5 @@ def _opened(descriptor: int) -> Iterator[int]:
 
 def _unreadable(path: str, error: OSError) -> SourceError:
     return SourceError(
-        f"Source path {_quoted(path)} cannot be read: {error.strerror}", code="source.unreadable"
+        f"Source path {quoted(path)} cannot be read: {error.strerror}", code="source.unreadable"
     )
-
-
-def _quoted(text: str) -> str:
-    # OCaml's %S: always in quotes, escapes as the machine printer has them.
-    printed = to_mach(text)
-    return printed if printed.startswith('"') else f'"{printed}"'

@@ -15,8 +15,24 @@ from obuilder.spec.ast import (
     WindowsUser,
     Workdir,
 )
+from obuilder.spec.check import check
+from obuilder.spec.construct import (
+    Spec,
+    cache,
+    comment,
+    copy,
+    env,
+    run,
+    secret,
+    shell,
+    stage,
+    user,
+    windows_user,
+    workdir,
+)
+from obuilder.spec.format import format_spec
 from obuilder.spec.parser import parse
-from obuilder.spec.printer import to_hum, to_mach
+from obuilder.spec.printer import quoted, to_hum, to_mach
 from obuilder.spec.reader import MAX_DEPTH, parse_sexps
 from obuilder.spec.sexp import Node, Sexp, atom_bytes, atom_text
 from obuilder.spec.suggest import nearest
@@ -42,6 +58,7 @@ __all__ = [
     "SecretMount",
     "Sexp",
     "Shell",
+    "Spec",
     "Stage",
     "UnixUser",
     "User",
@@ -49,14 +66,28 @@ __all__ = [
     "Workdir",
     "atom_bytes",
     "atom_text",
+    "cache",
+    "check",
+    "comment",
+    "copy",
+    "env",
+    "format_spec",
     "heading",
     "nearest",
     "op_to_sexp",
     "parse",
     "parse_sexps",
     "pretty",
+    "quoted",
+    "run",
+    "secret",
+    "shell",
+    "stage",
     "stage_to_sexp",
     "step_heading",
     "to_hum",
     "to_mach",
+    "user",
+    "windows_user",
+    "workdir",
 ]

@@ -65,9 +65,10 @@ class BoxPrinter:
         self._boxes: list[tuple[Kind, int]] = []
         self.open(Kind.FILL)
 
-    def text(self, text: str) -> None:
-        """Print `text`, one column a character; it holds no newline."""
-        self._enqueue(_Item(_Token.TEXT, len(text), len(text), text))
+    def text(self, text: str, *, width: int | None = None) -> None:
+        """Print `text`, one column a character unless `width` says how many."""
+        columns = len(text) if width is None else width
+        self._enqueue(_Item(_Token.TEXT, columns, columns, text))
         self._advance()
 
     def newline(self) -> None:

@@ -1,15 +1,18 @@
 """Taking S-expressions apart with errors that say where, what was found, and what was expected."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 from obuilder.errors import SpecError
-from obuilder.spec.printer import to_mach
+from obuilder.spec.printer import quoted, to_mach
 from obuilder.spec.sexp import Node
 from obuilder.spec.suggest import nearest
 
 __all__ = ["Expect", "Fields", "shown"]
+
+T = TypeVar("T")
 
 _LONGEST_SHOWN = 60
 _MOST_CHOICES = 10
@@ -38,8 +41,7 @@ def shown(node: Node) -> str:
     value = node.value
     if isinstance(value, str):
         text = value if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]}..."
-        written = to_mach(text)
-        return written if written.startswith('"') else f'"{written}"'
+        return quoted(text)
     if not value:
         return "()"
     first = value[0].value
@@ -48,18 +50,37 @@ def shown(node: Node) -> str:
 
 
 class Expect:
-    """Reads nodes of one file; every complaint names it."""
+    """Reads nodes of one file; every complaint names it.
 
-    def __init__(self, file: str) -> None:
-        self._file = file
+    With `found`, complaints are added to it and reading goes on with what comes
+    after; without, the first one is raised.
+    """
+
+    def __init__(self, file: str, *, found: list[SpecError] | None = None) -> None:
+        self.file = file
+        self._found = found
+
+    def attempt(self, read: Callable[[Node], T], node: Node) -> T | None:
+        """What `read` makes of `node`; None if that failed and the error was added."""
+        if self._found is None:
+            return read(node)
+        try:
+            return read(node)
+        except SpecError as error:
+            self._found.append(error)
+            return None
+
+    def report(self, error: SpecError) -> None:
+        """Add an error that does not keep the rest from being read, or raise it."""
+        if self._found is None:
+            raise error
+        self._found.append(error)
 
     def error(
         self, node: Node, what: str, *, hint: str | None = None, code: str = "spec.invalid"
     ) -> SpecError:
         """An error at `node`."""
-        return SpecError(
-            what, where=f"{self._file}:{node.line}:{node.column}", hint=hint, code=code
-        )
+        return SpecError(what, where=f"{self.file}:{node.line}:{node.column}", hint=hint, code=code)
 
     def unlike(self, node: Node, expected: str, *, hint: str | None = None) -> SpecError:
         """`node` is not what is expected here."""
@@ -102,27 +123,37 @@ class Expect:
     def fields(
         self, owner: Node, nodes: tuple[Node, ...], known: Fields
     ) -> dict[str, tuple[Node, ...]]:
-        """The arguments of each field that is there, in any order."""
+        """The arguments of each field that is there, in any order.
+
+        Every required one is there.
+        """
         found: dict[str, tuple[Node, ...]] = {}
         names = known.names
         expected = f"a field of {known.owner}: {', '.join(names)}"
         for node in nodes:
             if isinstance(node.value, str):
-                raise self.unlike(node, expected, hint=known.example)
+                self.report(self.unlike(node, expected, hint=known.example))
+                continue
             name, args = self.tagged(node, expected)
             if name not in names:
-                raise self.unknown(node, f"{known.owner} field", names, code="spec.unknown-field")
-            if name in found:
-                raise self.error(
-                    node, f'found "{name}" again, expected it once', code="spec.duplicate-field"
+                self.report(
+                    self.unknown(node, f"{known.owner} field", names, code="spec.unknown-field")
                 )
-            if name in known.single and len(args) != 1:
+            elif name in found:
+                self.report(
+                    self.error(
+                        node, f'found "{name}" again, expected it once', code="spec.duplicate-field"
+                    )
+                )
+            elif name in known.single and len(args) != 1:
+                # The rest means little without it.
                 raise self.error(
                     node,
                     f'found {len(args)} values for "{name}", expected exactly one',
                     hint=known.example,
                 )
-            found[name] = args
+            else:
+                found[name] = args
         for name in known.required:
             if name not in found:
                 raise self.error(

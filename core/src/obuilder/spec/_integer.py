@@ -2,13 +2,13 @@
 
 import re
 
-__all__ = ["parse_integer"]
+__all__ = ["INTEGER_BITS", "parse_integer"]
 
 _NUMBER = re.compile(r"([-+]?)(0[xXoObBuU])?([0-9a-fA-F][0-9a-fA-F_]*)")
 _BASES = {"0x": 16, "0o": 8, "0b": 2, "0u": 10}
 # OCaml's integers have 63 bits. Python refuses to convert very long decimals, and more digits
 # than bits are too many in any base.
-_BITS = 63
+INTEGER_BITS = 63
 
 
 def parse_integer(text: str) -> int | None:
@@ -23,7 +23,7 @@ def parse_integer(text: str) -> int | None:
     sign, prefix, written = match.groups()
     base = _BASES[prefix.lower()] if prefix else 10
     digits = written.replace("_", "").lstrip("0") or "0"
-    if len(digits) > _BITS:
+    if len(digits) > INTEGER_BITS:
         return None
     try:
         value = int(digits, base)
@@ -33,7 +33,7 @@ def parse_integer(text: str) -> int | None:
 
 
 def _in_range(value: int, *, wraps: bool) -> int | None:
-    half = 1 << (_BITS - 1)
+    half = 1 << (INTEGER_BITS - 1)
     if not wraps:
         return value if -half <= value < half else None
     if abs(value) >= 2 * half:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 __all__ = [
+    "LARGEST_USER_ID",
     "Cache",
     "Comment",
     "Copy",
@@ -17,6 +18,9 @@ __all__ = [
     "WindowsUser",
     "Workdir",
 ]
+
+LARGEST_USER_ID = 2**32 - 2
+"""uid_t is 32 bits and (uid_t)-1 means "no change" to chown(2) and setuid(2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,3 +122,19 @@ class Stage:
     from_: str
     ops: tuple[Op, ...] = ()
     builds: tuple[tuple[str, "Stage"], ...] = ()
+
+    def __str__(self) -> str:
+        """The canonical text: what `pretty` gives."""
+        from obuilder.spec.writer import pretty  # noqa: PLC0415 - it is written in these values
+
+        return pretty(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same; a `Spec` may equal a stage that was parsed."""
+        if not isinstance(other, Stage):
+            return NotImplemented
+        return (self.from_, self.ops, self.builds) == (other.from_, other.ops, other.builds)
+
+    def __hash__(self) -> int:
+        """Alike for what is equal."""
+        return hash((self.from_, self.ops, self.builds))

@@ -1,8 +1,9 @@
 """Text to a stage: the grammar of specs, and that each `copy` names a stage in scope."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from obuilder.errors import SpecError
 from obuilder.spec._expect import Expect, Fields, shown
 from obuilder.spec._integer import parse_integer
 from obuilder.spec.ast import (
@@ -24,7 +25,10 @@ from obuilder.spec.reader import parse_sexps
 from obuilder.spec.sexp import Node
 from obuilder.spec.writer import MAX_STAGE_DEPTH
 
-__all__ = ["parse"]
+__all__ = ["Review", "parse", "parse_all"]
+
+Review = Callable[[Op], Iterable[str]]
+"""What is wrong with an op that the grammar allows."""
 
 _RUN = Fields(
     owner="run",
@@ -67,17 +71,39 @@ def parse(text: bytes, *, file: str = "<spec>") -> Stage:
     `spec.unknown-op`, `spec.unknown-field`, `spec.missing-field`,
     `spec.duplicate-field`, `spec.unknown-stage`, `spec.invalid` for the rest.
     """
-    nodes = parse_sexps(text, file=file)
-    expect = Expect(file)
+    return _one_stage(text, Expect(file))
+
+
+def parse_all(text: bytes, *, file: str = "<spec>", review: Review) -> tuple[SpecError, ...]:
+    """Every error in `text`, in its order, and what `review` says of each op.
+
+    Each op is read on its own; of text that is no S-expression the first error is told.
+    """
+    found: list[SpecError] = []
+    try:
+        _one_stage(text, Expect(file, found=found), review=review)
+    except SpecError as error:
+        found.append(error)
+    return tuple(sorted(found, key=_position))
+
+
+def _position(error: SpecError) -> tuple[int, ...]:
+    return tuple(int(number) for number in (error.where or "").rsplit(":", 2)[1:])
+
+
+def _one_stage(text: bytes, expect: Expect, *, review: Review | None = None) -> Stage:
+    nodes = parse_sexps(text, file=expect.file)
     if not nodes:
         raise expect.error(Node((), 1, 1), f"found nothing, expected {_STAGE}")
     if len(nodes) > 1:
-        raise expect.unlike(
-            nodes[1],
-            "the end of the file after the stage",
-            hint="the parentheses before it may close too early",
+        expect.report(
+            expect.unlike(
+                nodes[1],
+                "the end of the file after the stage",
+                hint="the parentheses before it may close too early",
+            )
         )
-    return _Parser(expect).stage(nodes[0])
+    return _Parser(expect, review).stage(nodes[0])
 
 
 class _Scope:
@@ -97,8 +123,9 @@ class _Scope:
 
 
 class _Parser:
-    def __init__(self, expect: Expect) -> None:
+    def __init__(self, expect: Expect, review: Review | None) -> None:
         self._expect = expect
+        self._review = review
         self._ops: dict[str, Callable[[Node, tuple[Node, ...]], Op]] = {
             "comment": self._comment,
             "copy": self._copy,
@@ -118,37 +145,61 @@ class _Parser:
             )
         outer_scope = len(self._scope.names)
         self._depth += 1
-        items = self._expect.items(node, _STAGE)
+        try:
+            return self._items(node, self._expect.items(node, _STAGE))
+        finally:
+            self._scope.shrink(outer_scope)
+            self._depth -= 1
+
+    def _items(self, stage: Node, items: tuple[Node, ...]) -> Stage:
+        attempt = self._expect.attempt
         builds: list[tuple[str, Stage]] = []
         for index, item in enumerate(items):
-            tag, args = self._expect.tagged(item, _ITEM)
-            if tag == "from":
-                base = self._only(item, args, "(from BASE)")
-                ops = tuple(self._op(op) for op in items[index + 1 :])
-                self._scope.shrink(outer_scope)
-                self._depth -= 1
-                return Stage(from_=base, ops=ops, builds=tuple(builds))
-            builds.append(self._build(item, tag, args))
-            self._scope.add(builds[-1][0])
+            if _is_tagged(item, "from"):
+                base = attempt(self._from, item)
+                ops = [attempt(self._op, op) for op in items[index + 1 :]]
+                # What could not be read has been told of, and then nobody takes the stage.
+                return Stage(
+                    from_=base or "",
+                    ops=tuple(op for op in ops if op is not None),
+                    builds=tuple(builds),
+                )
+            build = attempt(self._build, item)
+            if build is not None:
+                builds.append(build)
         raise self._expect.error(
-            node,
+            stage,
             "found a stage without (from BASE), expected one",
             hint="it comes after the builds and before the ops",
             code="spec.missing-field",
         )
 
-    def _build(self, node: Node, tag: str, args: tuple[Node, ...]) -> tuple[str, Stage]:
+    def _from(self, node: Node) -> str:
+        _, args = self._expect.tagged(node, _ITEM)
+        return self._only(node, args, "(from BASE)")
+
+    def _build(self, node: Node) -> tuple[str, Stage]:
+        tag, args = self._expect.tagged(node, _ITEM)
         if tag != "build":
             hint = "ops come after (from BASE)" if tag in self._ops else None
             raise self._expect.unlike(node, _ITEM, hint=hint)
         if len(args) != 2:  # noqa: PLR2004 - a name and a stage
             raise self._expect.unlike(node, "(build NAME STAGE)")
-        return self._expect.atom(args[0], "the name of a stage"), self.stage(args[1])
+        name = self._expect.atom(args[0], "the name of a stage")
+        try:
+            return name, self.stage(args[1])
+        finally:
+            # Also if it is wrong: a copy from it is not.
+            self._scope.add(name)
 
     def _op(self, node: Node) -> Op:
         tag, args = self._expect.tagged(node, _OP)
         if tag in self._ops:
-            return self._ops[tag](node, args)
+            op = self._ops[tag](node, args)
+            if self._review is not None:
+                for problem in self._review(op):
+                    self._expect.report(self._expect.error(node, problem, code="spec.impossible"))
+            return op
         if tag in {"from", "build"}:
             rule = "there is one (from BASE), and every build comes before it"
             raise self._expect.error(
@@ -259,3 +310,7 @@ class _Parser:
 
     def _atoms(self, nodes: tuple[Node, ...], expected: str) -> tuple[str, ...]:
         return tuple(self._expect.atom(node, expected) for node in nodes)
+
+
+def _is_tagged(node: Node, tag: str) -> bool:
+    return isinstance(node.value, tuple) and bool(node.value) and node.value[0].value == tag

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from obuilder.spec._boxes import BoxPrinter, Kind
 from obuilder.spec.sexp import Sexp, atom_bytes
 
-__all__ = ["print_atom", "to_hum", "to_mach"]
+__all__ = ["print_atom", "quoted", "to_hum", "to_mach"]
 
 _NEEDS_QUOTES = re.compile(r'["();\\\x00-\x20\x7f-\U0010ffff]|\|#|#\|')
 _NAMED = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b"}
@@ -71,6 +71,11 @@ def to_hum(sexp: Sexp) -> str:
                 boxes.close()
                 first = False
     return boxes.finish()
+
+
+def quoted(text: str) -> str:
+    """An atom in quotes, whether it needs them or not: how messages show a text."""
+    return f'"{_escape(text)}"'
 
 
 def print_atom(boxes: BoxPrinter, text: str) -> None:

@@ -9,13 +9,14 @@ same way, and the tests hold our printer against it there.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from obuilder.errors import SpecError
 from obuilder.spec.sexp import Node, atom_bytes, atom_text
 
-__all__ = ["MAX_DEPTH", "parse_sexps"]
+__all__ = ["MAX_DEPTH", "Token", "parse_sexps", "tokens"]
 
 # Lists within lists. Real specs have under 30; code that walks one may call itself.
 MAX_DEPTH = 1000
@@ -42,6 +43,7 @@ _ESCAPE = re.compile(
     r"\\(?:(\r?\n)[ \t]*+|([0-9]{3})|x([0-9a-fA-F]{2})|(.))",
     re.DOTALL,
 )
+_LONE_RETURN = "a carriage return that no newline follows"
 _SIMPLE = {"n": "\n", "t": "\t", "b": "\b", "r": "\r", "\\": "\\", '"': '"', "'": "'", "\r": "\r"}
 
 
@@ -70,6 +72,31 @@ def parse_sexps(text: bytes, *, file: str = "<spec>") -> tuple[Node, ...]:
     return _Reader(text.decode("utf-8", "surrogateescape"), file).read()
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of source; `kind` is `open`, `close`, `atom`, `string`, `line`, `block` or `skip`.
+
+    It is `source[start:end]`; `line` and `last_line` are those of its first and last character.
+    """
+
+    kind: str
+    start: int
+    end: int
+    line: int
+    last_line: int
+
+
+def tokens(source: str) -> Iterator[Token]:
+    """All tokens of a text, comments too; SpecError if `parse_sexps` would not read them."""
+    line = 1
+    before = 0
+    for kind, start, end in _Reader(source, "<spec>").tokens():
+        line += source.count("\n", before, start)
+        last = line + source.count("\n", start, end)
+        yield Token(kind, start, end, line, last)
+        line, before = last, end
+
+
 class _Reader:
     def __init__(self, text: str, file: str) -> None:
         self._text = text
@@ -79,6 +106,22 @@ class _Reader:
         self._line_start = 0
         self._line_end = self._find_line_end()
         self._frames = [_Frame(1, 1)]
+
+    def tokens(self) -> Iterator[tuple[str, int, int]]:
+        """Kind, beginning and end of every token."""
+        end = 0
+        while token := _TOKEN.match(self._text, end):
+            kind = token.lastgroup or ""
+            start, end = token.span(kind)
+            if kind == "string":
+                _, end = self._string(start)
+            elif kind == "block":
+                end = self._block_comment(start)
+            elif kind == "wrong":
+                self._fail(start, _LONE_RETURN)
+            elif kind == "end":
+                return
+            yield kind, start, end
 
     def read(self) -> tuple[Node, ...]:
         end = 0
@@ -101,7 +144,7 @@ class _Reader:
                 case "skip":
                     self._frames[-1].skip += 1
                 case "wrong":
-                    self._fail(start, "a carriage return that no newline follows")
+                    self._fail(start, _LONE_RETURN)
                 case "end":
                     break
         return self._end(end)

@@ -2,6 +2,7 @@
 
 from obuilder.errors import SpecError
 from obuilder.spec._boxes import BoxPrinter, Kind
+from obuilder.spec._layout import Layout
 from obuilder.spec.ast import (
     Cache,
     Comment,
@@ -17,7 +18,6 @@ from obuilder.spec.ast import (
     WindowsUser,
     Workdir,
 )
-from obuilder.spec.printer import print_atom
 from obuilder.spec.sexp import Sexp, atom_bytes
 
 __all__ = [
@@ -102,10 +102,7 @@ def _mount(mount: Cache | SecretMount) -> Sexp:
 def pretty(stage: Stage) -> str:
     """The whole spec laid out for people: an op on each line, no newline at the end."""
     boxes = BoxPrinter()
-    boxes.text("(")
-    _lines(boxes, _stage(stage, 0))
-    boxes.space(0)
-    boxes.text(")")
+    Layout(boxes).stage(_stage(stage, 0))
     return boxes.finish()
 
 
@@ -115,7 +112,7 @@ def heading(op: Op, *, indent: int = 0) -> str:
     boxes.open(Kind.VERTICAL, 2)
     if indent:
         boxes.text(" " * indent)
-    _item(boxes, op_to_sexp(op))
+    Layout(boxes).item(op_to_sexp(op))
     boxes.close()
     return boxes.finish()[indent:]
 
@@ -124,64 +121,3 @@ def step_heading(workdir: str, op: Op) -> str:
     """What the build log says before a step: `WORKDIR: OP`, the directory as it is."""
     # A byte is a column, as OCaml counts.
     return f"{workdir}: {heading(op, indent=len(atom_bytes(workdir)) + 2)}"
-
-
-def _lines(boxes: BoxPrinter, items: tuple[Sexp, ...]) -> None:
-    boxes.open(Kind.VERTICAL)
-    for index, item in enumerate(items):
-        if index:
-            boxes.space(0)
-        _item(boxes, item)
-    boxes.close()
-
-
-def _item(boxes: BoxPrinter, item: Sexp) -> None:
-    match item:
-        case ("build", str(name), tuple(items)):
-            _open_item(boxes, "build", Kind.VERTICAL)
-            print_atom(boxes, name)
-            boxes.space(0)
-            boxes.text("(")
-            _lines(boxes, items)
-            boxes.text(")")
-        case ("copy", *fields):
-            _open_item(boxes, "copy", Kind.ALL)
-            _fields(boxes, fields, gap=1)
-        case ("run", *fields):
-            _open_item(boxes, "run", Kind.VERTICAL)
-            _fields(boxes, fields, gap=0)
-        case _:
-            _one_line(boxes, item)
-            return
-    boxes.close()
-    boxes.text(")")
-
-
-def _open_item(boxes: BoxPrinter, tag: str, kind: Kind) -> None:
-    boxes.text(f"({tag} ")
-    boxes.open(kind)
-
-
-def _fields(boxes: BoxPrinter, fields: list[Sexp], *, gap: int) -> None:
-    for index, item in enumerate(fields):
-        if index:
-            boxes.space(gap)
-        _one_line(boxes, item)
-
-
-def _one_line(boxes: BoxPrinter, item: Sexp) -> None:
-    boxes.open(Kind.FLAT)
-    _flat(boxes, item)
-    boxes.close()
-
-
-def _flat(boxes: BoxPrinter, item: Sexp) -> None:
-    if isinstance(item, str):
-        print_atom(boxes, item)
-        return
-    boxes.text("(")
-    for index, part in enumerate(item):
-        if index:
-            boxes.space()
-        _flat(boxes, part)
-    boxes.text(")")
