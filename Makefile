@@ -4,12 +4,13 @@ VENV ?= .venv
 # Test processes at once; 0 runs the tests in pytest's own process.
 JOBS ?= 0
 PYTEST_ARGS ?=
+SECONDS ?= 60
 export PYTHON VENV
 
 BIN = $(VENV)/bin
 TREE = core plugins tests examples scripts benchmarks conftest.py
 
-.PHONY: help venv system demo test pytest lint types format bench lock clean
+.PHONY: help venv system demo test pytest lint types format bench fuzz lock clean
 
 help:
 	@echo "make demo     build a C program in a sandbox, then again from the cache"
@@ -18,6 +19,7 @@ help:
 	@echo "make lint     ruff, mypy and import-linter"
 	@echo "make format   let ruff lay out the code"
 	@echo "make bench    measure start-up, and lines per file"
+	@echo "make fuzz     fuzz the spec language by coverage (SECONDS=60)"
 	@echo "make lock     make requirements.lock anew"
 	@echo "make clean    remove what the other targets made"
 
@@ -51,6 +53,10 @@ types: venv
 format: venv
 	$(BIN)/python -m ruff check --fix $(TREE)
 	$(BIN)/python -m ruff format $(TREE)
+
+# By hand: it needs atheris, which has wheels for some Pythons only.
+fuzz:
+	@scripts/fuzz $(SECONDS)
 
 bench: venv
 	$(BIN)/python benchmarks/startup.py

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from obuilder._cli.global_options import GlobalOptions, with_global_options
+from obuilder._cli.spec_commands import register as register_spec_commands
 from obuilder._cli.version import version_line
 
 __all__ = ["app"]
@@ -136,3 +137,6 @@ def backends(options: GlobalOptions) -> None:  # noqa: ARG001 - a broken configu
     from obuilder._core.plugins import Plugins  # noqa: PLC0415
 
     typer.echo(format_table(backend_rows(Plugins())))
+
+
+register_spec_commands(app)

@@ -16,6 +16,7 @@ from obuilder.types import Id
 __all__ = [
     "SpecSource",
     "forget_id",
+    "read_input",
     "read_secrets",
     "read_spec",
     "result_id",
@@ -44,6 +45,13 @@ def read_spec(path: str) -> SpecSource:
         return SpecSource(stage=stage, directory=None)
     text = _read(Path(path), where="-f", code="cli.spec-file")
     return SpecSource(stage=parse(text, file=path), directory=Path(path).resolve().parent)
+
+
+def read_input(path: Path) -> bytes:
+    """The contents of a file, or of standard input for `-`. ConfigError."""
+    if path == Path("-"):
+        return sys.stdin.buffer.read()
+    return _read(path, where=os.fspath(path), code="cli.spec-file")
 
 
 def source_directory(path: Path) -> Path:
