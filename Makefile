@@ -18,7 +18,7 @@ help:
 	@echo "make pytest   the tests alone"
 	@echo "make lint     ruff, mypy and import-linter"
 	@echo "make format   let ruff lay out the code"
-	@echo "make bench    measure start-up, and lines per file"
+	@echo "make bench    measure start-up, lines per file, reading specs"
 	@echo "make fuzz     fuzz the spec language by coverage (SECONDS=60)"
 	@echo "make lock     make requirements.lock anew"
 	@echo "make clean    remove what the other targets made"
@@ -60,6 +60,7 @@ fuzz:
 
 bench: venv
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/parse.py
 
 lock:
 	@scripts/lock
