@@ -18,8 +18,9 @@ SOURCE = b"""; a header
 
    (run (cache (a (target /x))) ; why
      (network host) (shell "a \\
-             b
-c"))
+                            b \\\\
+              c \\
+          d"))
    ; last
    ))
   ("from"  "debian:bookworm")
@@ -39,8 +40,9 @@ FORMATTED = b"""; a header
          (run (cache (a (target /x))) ; why
               (network host)
               (shell "a \\
-             b
-c"))
+                      b \\\\
+              c \\
+    d"))
          ; last
          ))
  (from "debian:bookworm")
@@ -64,14 +66,21 @@ BETWEEN = (
 )
 
 
-def test_layout_with_comments() -> None:
+def test_layout_with_comments_and_continued_strings() -> None:
     assert format_spec(SOURCE) == FORMATTED
+
+
+def test_lines_that_a_backslash_continues_move_with_their_string() -> None:
+    text = b'((from b)\n     (run (shell "a \\\n             b \\\n\tc \\\n d")))'
+    assert format_spec(text) == (b'((from b)\n (run (shell "a \\\n         b \\\n\tc \\\nd"))\n)\n')
 
 
 @st.composite
 def texts(draw: st.DrawFn) -> str:
     """A spec's text with blanks and comments between any two tokens."""
-    source = to_mach(stage_to_sexp(draw(stages())))
+    stage = draw(stages())
+    # The one for people has strings that go on in the next line.
+    source = draw(st.sampled_from((to_mach(stage_to_sexp(stage)), pretty(stage))))
     pieces = [source[token.start : token.end] for token in tokens(source)]
     return "".join(draw(st.sampled_from(BETWEEN)) + piece for piece in pieces)
 

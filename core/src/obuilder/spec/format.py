@@ -2,12 +2,15 @@
 
 A text without comments and blank lines comes out as `pretty` lays out its
 stage, but for the spelling of atoms. One blank line between items is kept.
+Where a string goes on after a backslash at the end of a line, which swallows
+the blanks that follow, those lines move with the one that it begins on.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from obuilder.spec._boxes import BoxPrinter, Kind
+from obuilder.spec._boxes import MARGIN, BoxPrinter, Kind
 from obuilder.spec._layout import Layout
 from obuilder.spec.parser import parse
 from obuilder.spec.printer import to_mach
@@ -17,6 +20,12 @@ from obuilder.spec.sexp import Sexp
 __all__ = ["format_spec"]
 
 _COMMENTS = ("line", "block")
+# Stands for a string of several lines until its column is known. No text that was
+# decoded with surrogateescape holds this character.
+_PLACE = "\udb80"
+_PLACES = re.compile(f"{_PLACE}([0-9]+){_PLACE}")
+# A newline that an odd number of backslashes swallows, with the blanks after it.
+_CONTINUED = re.compile(r"((?<!\\)(?:\\\\)*\\\r?\n)( *+)(?!\t)")
 
 
 @dataclass(slots=True)
@@ -48,11 +57,11 @@ def format_spec(text: bytes, *, file: str = "<spec>") -> bytes:
     It reads as the same stage, and formatting it again changes nothing.
     """
     parse(text, file=file)
-    pieces = _Pieces(text.decode("utf-8", "surrogateescape")).read()
+    pieces = _Pieces(text.decode("utf-8", "surrogateescape"))
     lines: list[str] = []
     before: _Piece | None = None
-    for piece in pieces:
-        written = piece.text if piece.is_comment else _laid_out(piece)
+    for piece in pieces.read():
+        written = piece.text if piece.is_comment else pieces.restored(_laid_out(piece))
         if before is not None and _trails(piece, before):
             lines[-1] += f" {written}"
         else:
@@ -70,6 +79,19 @@ class _Pieces:
         self._source = source
         self._top: list[_Piece] = []
         self._open: list[_Piece] = []
+        self._strings: list[tuple[str, int]] = []
+
+    def restored(self, text: str) -> str:
+        """A layout with the strings of several lines in their places."""
+        done = ""
+        end = 0
+        for place in _PLACES.finditer(text):
+            done += text[end : place.start()]
+            end = place.end()
+            string, column = self._strings[int(place[1])]
+            moved = len(done) - (done.rfind("\n") + 1) - column
+            done += _CONTINUED.sub(lambda line: line[1] + _indented(line[2], moved), string)
+        return done + text[end:]
 
     def read(self) -> list[_Piece]:
         left_out: _LeftOut | None = None
@@ -90,10 +112,18 @@ class _Pieces:
                 self._put(piece)
             else:
                 kind = token.kind if token.kind in _COMMENTS else "atom"
-                text = self._source[token.start : token.end]
-                text = text.rstrip() if kind == "line" else text
-                self._put(_Piece(kind, text, token.line, token.last_line))
+                self._put(_Piece(kind, self._text(token), token.line, token.last_line))
         return self._top
+
+    def _text(self, token: Token) -> str:
+        text = self._source[token.start : token.end]
+        if token.kind == "line":
+            return text.rstrip()
+        if token.kind == "string" and "\n" in text:
+            column = token.start - (self._source.rfind("\n", 0, token.start) + 1)
+            self._strings.append((text, column))
+            return f"{_PLACE}{len(self._strings) - 1}{_PLACE}"
+        return text
 
     def _put(self, piece: _Piece) -> None:
         if not self._open:
@@ -219,7 +249,12 @@ class _Writer:
 
 
 def _verbatim(boxes: BoxPrinter, text: str) -> None:
-    boxes.text(text)
+    # Nothing stands after a string of several lines.
+    boxes.text(text, width=MARGIN if text.startswith(_PLACE) else None)
+
+
+def _indented(blanks: str, moved: int) -> str:
+    return " " * max(0, len(blanks) + moved)
 
 
 def _ends_in_line_comment(piece: _Piece) -> bool:
