@@ -90,7 +90,7 @@ class _Pieces:
             end = place.end()
             string, column = self._strings[int(place[1])]
             moved = len(done) - (done.rfind("\n") + 1) - column
-            done += _CONTINUED.sub(lambda line: line[1] + _indented(line[2], moved), string)
+            done += _moved(string, moved)
         return done + text[end:]
 
     def read(self) -> list[_Piece]:
@@ -253,8 +253,11 @@ def _verbatim(boxes: BoxPrinter, text: str) -> None:
     boxes.text(text, width=MARGIN if text.startswith(_PLACE) else None)
 
 
-def _indented(blanks: str, moved: int) -> str:
-    return " " * max(0, len(blanks) + moved)
+def _moved(string: str, columns: int) -> str:
+    def line(end: re.Match[str]) -> str:
+        return end[1] + " " * max(0, len(end[2]) + columns)
+
+    return _CONTINUED.sub(line, string)
 
 
 def _ends_in_line_comment(piece: _Piece) -> bool:
