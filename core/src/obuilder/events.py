@@ -3,7 +3,7 @@
 Everything that a person sees is made from these; the builder knows no renderer.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from obuilder.spec.ast import Op
@@ -90,5 +90,9 @@ class BuildFinished(Event):
     id: Id
 
 
-EventSink = Callable[[Event], None]
-"""Called in the event loop for each event, in order; it must not block."""
+EventSink = Callable[[Event], Awaitable[None] | None]
+"""Called in the event loop for each event, in order; it must not block.
+
+It may be a coroutine function: what it returns is awaited before this build's
+next event, so that a slow reader holds up nothing but its own build.
+"""

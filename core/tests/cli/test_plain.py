@@ -3,9 +3,11 @@
 import errno
 import io
 
+import anyio
 import pytest
 
 from obuilder import events
+from obuilder._cli.output import Output
 from obuilder._cli.plain import PlainRenderer
 from obuilder.spec import Run, SecretMount, Shell
 from obuilder.types import Id
@@ -33,9 +35,9 @@ def at(kind: type[events.Event], **fields: object) -> events.Event:
 
 def rendered(*told: events.Event) -> bytes:
     out = Out()
-    renderer = PlainRenderer(out, stop=lambda error: pytest.fail(str(error)))
+    renderer = PlainRenderer(Output(out))
     for event in told:
-        renderer(event)
+        assert renderer(event) is None
     assert out.flushes == len(told)
     return out.getvalue()
 
@@ -94,12 +96,26 @@ def test_note_is_a_line() -> None:
     assert rendered(at(events.Note, text="Pulling x")) == b"Pulling x\n"
 
 
-def test_closed_output_stops_the_build_once_and_raises_nothing() -> None:
+@pytest.mark.anyio
+async def test_closed_output_stops_the_build_once_and_raises_nothing() -> None:
     out = Out()
+    output = Output(out)
     stopped: list[OSError] = []
-    renderer = PlainRenderer(out, stop=stopped.append)
-    out.error = BrokenPipeError(errno.EPIPE, "Broken pipe")
-    for _ in range(3):
-        renderer(at(events.Note, text="x"))
+    told = anyio.Event()
+
+    def stop(error: OSError) -> None:
+        stopped.append(error)
+        told.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(output.watch, stop)
+        out.error = BrokenPipeError(errno.EPIPE, "Broken pipe")
+        renderer = PlainRenderer(output)
+        for _ in range(3):
+            renderer(at(events.Note, text="x"))
+        with anyio.fail_after(60):
+            await told.wait()
+            await output.drained()
+        tasks.cancel_scope.cancel()
     assert stopped == [out.error]
     assert out.flushes == 1

@@ -33,7 +33,7 @@ class Client:
     got: anyio.Event = field(default_factory=anyio.Event)
     waiting_for: bytes = b""
 
-    def sink(self, piece: bytes | str) -> None:
+    async def sink(self, piece: bytes | str) -> None:
         self.seen.append(piece)
         if self.waiting_for in self.output:
             self.got.set()
@@ -289,7 +289,7 @@ async def test_a_client_whose_sink_fails_leaves_alone(open_bench: OpenBench) -> 
         other = bench.client()
         await other.got.wait()
 
-        def fail(piece: bytes | str) -> None:
+        async def fail(piece: bytes | str) -> None:
             raise ZeroDivisionError
 
         broken = Client()

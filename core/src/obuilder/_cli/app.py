@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from obuilder._cli.global_options import GlobalOptions, with_global_options
+from obuilder._cli.report import print_out
 from obuilder._cli.spec_commands import register as register_spec_commands
 from obuilder._cli.version import version_line
 
@@ -26,7 +27,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version_line())
+        print_out(f"{version_line()}\n")
         raise typer.Exit
 
 
@@ -82,7 +83,6 @@ def healthcheck(options: GlobalOptions) -> None:
     from obuilder._cli.work import run_healthcheck  # noqa: PLC0415
 
     run_healthcheck(options.settings())
-    typer.echo("Healthcheck passed")
 
 
 @app.command()
@@ -136,7 +136,7 @@ def backends(options: GlobalOptions) -> None:  # noqa: ARG001 - a broken configu
     from obuilder._cli.table import backend_rows, format_table  # noqa: PLC0415
     from obuilder._core.plugins import Plugins  # noqa: PLC0415
 
-    typer.echo(format_table(backend_rows(Plugins())))
+    print_out(f"{format_table(backend_rows(Plugins()))}\n")
 
 
 register_spec_commands(app)

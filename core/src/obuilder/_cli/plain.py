@@ -1,37 +1,23 @@
 """A build's events as plain text: OBuilder's output, line for line and byte for byte."""
 
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Awaitable
 
 from obuilder import events
+from obuilder._cli.output import Output
 from obuilder.spec import quoted, step_heading
 
 __all__ = ["PlainRenderer"]
 
 
 class PlainRenderer:
-    """Writes each event as it comes.
+    """Writes each event to the output as it comes."""
 
-    When the reader has gone, `stop` is called once with the error, and the rest
-    is dropped: an event sink must not raise.
-    """
+    def __init__(self, output: Output) -> None:
+        self._output = output
 
-    def __init__(self, out: BinaryIO, *, stop: Callable[[OSError], None]) -> None:
-        self._out = out
-        self._stop = stop
-        self._broken = False
-
-    def __call__(self, event: events.Event) -> None:
-        """Write one event."""
-        data = _bytes(event)
-        if self._broken or not data:
-            return
-        try:
-            self._out.write(data)
-            self._out.flush()
-        except OSError as error:
-            self._broken = True
-            self._stop(error)
+    def __call__(self, event: events.Event) -> Awaitable[None] | None:
+        """Write one event; what it returns is awaited before the next one comes."""
+        return self._output.write(_bytes(event))
 
 
 def _bytes(event: events.Event) -> bytes:

@@ -6,6 +6,7 @@ spec. 130: interrupted. 143: terminated.
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,7 +16,20 @@ import typer
 
 from obuilder.errors import BuildError, ConfigError, ObuilderError, SpecError
 
-__all__ = ["FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "reporting", "show", "step_failed"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "TERMINATED",
+    "USAGE",
+    "OutputError",
+    "cannot_write",
+    "print_out",
+    "quiet_stdout",
+    "reporting",
+    "say",
+    "show",
+    "step_failed",
+]
 
 FAILED = 1
 USAGE = 2
@@ -23,6 +37,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 _TRACEBACK_VARIABLE = "OBUILDER_TRACEBACK"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 
 
 @contextmanager
@@ -45,9 +60,8 @@ def reporting(*, verbose: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         say("Interrupted")
         raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:
-        quiet_stdout()
-        raise typer.Exit(FAILED) from None
+    except OutputError as error:
+        raise typer.Exit(cannot_write(error.reason)) from None
     except Exception as error:  # noqa: BLE001 - the last resort: a person is told, without a traceback
         _trace(error, wanted=traced)
         text = f"{type(error).__name__}: {error}".strip()
@@ -57,6 +71,32 @@ def reporting(*, verbose: bool) -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
+class OutputError(Exception):
+    """Standard output cannot be written."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def print_out(data: bytes | str) -> None:
+    """Print at once. OutputError; `reporting` knows what to do about it."""
+    encoded = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+    try:
+        sys.stdout.buffer.write(encoded)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OutputError(error) from error
+
+
+def cannot_write(error: OSError) -> int:
+    """Say that standard output cannot be written, unless its reader has gone; the status."""
+    quiet_stdout()
+    if not isinstance(error, BrokenPipeError):
+        say(f"obuilder: cannot write output: {error.strerror}")
+    return FAILED
+
+
 def show(error: ObuilderError) -> None:
     """Print an error and its hint."""
     say(f"obuilder: {error}")
@@ -64,6 +104,7 @@ def show(error: ObuilderError) -> None:
 
 def step_failed(error: ObuilderError) -> None:
     """Print what ended a build, in the words that programs match on."""
+    _trace(error, wanted=logging.getLogger().isEnabledFor(logging.DEBUG))
     # The heading of the step stands just before it on standard output.
     place = "" if isinstance(error, BuildError) or not error.where else f"{error.where}: "
     say(f"Build step failed: {place}{error.what}")
@@ -72,13 +113,20 @@ def step_failed(error: ObuilderError) -> None:
 
 
 def say(text: str) -> None:
-    """A line on standard error; nothing if that is closed."""
+    """A line on standard error; nothing if that is closed.
+
+    Names in it come from specs and archives: bytes that are not UTF-8 are
+    written as they are, and control characters so that a terminal obeys none.
+    """
+    safe = _CONTROL.sub(lambda char: f"\\x{ord(char[0]):02x}", text)
     with suppress(OSError):  # nobody is there to be told
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.flush()
+        sys.stderr.buffer.write(f"{safe}\n".encode("utf-8", "surrogateescape"))
+        sys.stderr.buffer.flush()
 
 
 def quiet_stdout() -> None:
-    """Let what is left in the buffer of a closed standard output go nowhere."""
+    """Let what is left in the buffer of a standard output that fails go nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)

@@ -1,12 +1,11 @@
 """What `check` and `fmt` do with a list of spec files: each one, whatever is wrong with another."""
 
 import difflib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from obuilder._cli.inputs import read_input
-from obuilder._cli.report import FAILED, USAGE, say
+from obuilder._cli.report import FAILED, USAGE, print_out, say
 from obuilder.durable import write_file
 from obuilder.errors import ConfigError, SpecError
 from obuilder.spec import check, format_spec
@@ -28,7 +27,7 @@ def check_files(paths: Sequence[Path]) -> int:
     if found:
         say(f"Found {_count(found, 'error')} in {wrong} of {_count(len(paths), 'file')}")
         return USAGE
-    _print(f"{_count(len(paths), 'spec')} checked, no errors\n".encode())
+    print_out(f"{_count(len(paths), 'spec')} checked, no errors\n".encode())
     return 0
 
 
@@ -51,12 +50,12 @@ def format_files(paths: Sequence[Path], *, check: bool, diff: bool) -> int:
             before = read_input(path)
             after = format_spec(before, file=_name(path))
             if path == _STDIN and not (check or diff):
-                _print(after)
+                print_out(after)
             if after == before:
                 continue
             changed += 1
             if diff:
-                _print(_diff(before, after, name=_name(path)))
+                print_out(_diff(before, after, name=_name(path)))
             if check:
                 say(f"{path}: would be formatted")
             if not (check or diff) and path != _STDIN:
@@ -102,8 +101,3 @@ def _name(path: Path) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _print(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()

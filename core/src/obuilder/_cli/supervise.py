@@ -5,10 +5,12 @@ The first SIGINT, SIGTERM or SIGHUP cancels; the second ends the process at once
 
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 
+from obuilder._cli.output import Output
 from obuilder._cli.report import (
     FAILED,
     INTERRUPTED,
@@ -19,12 +21,14 @@ from obuilder._cli.report import (
 )
 from obuilder.errors import ObuilderError
 
-__all__ = ["Stop", "supervised"]
+__all__ = ["Work", "supervised"]
 
-Stop = Callable[[OSError], None]
-"""Ends the work because standard output cannot be written."""
+Work = Callable[[Output], Awaitable[int]]
+"""Does something, writes to the output, and returns the exit status."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LAST_WORDS_S = 0.5
+"""What a cancelled command had still to print gets this long."""
 
 
 class _Ending:
@@ -46,26 +50,34 @@ class _Ending:
         self.end(FAILED, "" if quiet else f"obuilder: cannot write output: {error.strerror}")
 
 
-def supervised(work: Callable[[Stop], Awaitable[int]]) -> int:
+def supervised(work: Work) -> int:
     """Run `work` to its end and return its exit status, or that of what ended it."""
     return anyio.run(_supervise, work)
 
 
-async def _supervise(work: Callable[[Stop], Awaitable[int]]) -> int:
+async def _supervise(work: Work) -> int:
     ending = _Ending()
     failure: Exception | None = None
     status = FAILED
+    output = Output(sys.stdout.buffer)
     # A signal that the parent had ignored (nohup, a shell's `&`) stays ignored.
     handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     with anyio.open_signal_receiver(*handled) as received:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch, received, ending)
+            tasks.start_soon(output.watch, ending.output_closed)
             with ending.scope:
                 try:
-                    status = await work(ending.output_closed)
+                    status = await work(output)
                 except Exception as error:  # noqa: BLE001 - raised again outside the task group
                     failure = error
+                await output.drained()
+            with anyio.move_on_after(_LAST_WORDS_S):
+                await output.drained()
             tasks.cancel_scope.cancel()
+    if output.error is not None:  # of what was written last
+        ending.output_closed(output.error)
+    output.close()
     if ending.status is None:
         if failure is not None:
             raise failure

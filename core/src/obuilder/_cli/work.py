@@ -1,6 +1,5 @@
 """Commands that need an open builder: what each does with it, under supervision."""
 
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -8,13 +7,19 @@ import typer
 
 from obuilder import BuildContext, Builder, BuildResult, Settings, open_builder
 from obuilder._cli.inputs import SpecSource
+from obuilder._cli.output import Output
 from obuilder._cli.plain import PlainRenderer
 from obuilder._cli.report import FAILED, step_failed
-from obuilder._cli.supervise import Stop, supervised
-from obuilder.errors import BackendError, BuildError
+from obuilder._cli.supervise import supervised
+from obuilder.errors import BackendError, BuildError, FetchError, PluginError
 from obuilder.types import Id
 
 __all__ = ["run_build", "run_healthcheck", "run_removal"]
+
+_HEALTHCHECK_HINT = (
+    "the health check needs the base {base}; set healthcheck.base to one that can be had here,"
+    " such as -o healthcheck.base=archive:/srv/busybox.tar below one of archive.roots"
+)
 
 Removal = Callable[[Builder, Callable[[str], None]], Awaitable[int]]
 
@@ -25,18 +30,19 @@ def run_build(
     """Build and print the events; `typer.Exit` with the status of one that failed."""
     results: list[BuildResult] = []
 
-    async def work(stop: Stop) -> int:
+    async def work(output: Output) -> int:
         context = BuildContext(
             src_dir=source,
             spec_dir=spec.directory,
             secrets=secrets,
-            on_event=PlainRenderer(sys.stdout.buffer, stop=stop),
+            on_event=PlainRenderer(output),
             platform=settings.platform,
         )
         try:
             async with open_builder(settings) as builder:
                 results.append(await builder.build(spec.stage, context))
         except (BuildError, BackendError) as error:
+            await output.drained()  # the step's heading stands just before
             step_failed(error)
             return FAILED
         return 0
@@ -48,10 +54,15 @@ def run_build(
 def run_healthcheck(settings: Settings) -> None:
     """As `Builder.healthcheck`, with the base and limit of the settings."""
 
-    async def work(_stop: Stop) -> int:
+    async def work(output: Output) -> int:
         async with open_builder(settings) as builder:
             health = settings.healthcheck
-            await builder.healthcheck(base=health.base, limit_s=health.timeout_s)
+            try:
+                await builder.healthcheck(base=health.base, limit_s=health.timeout_s)
+            except (FetchError, PluginError) as error:
+                error.hint = _HEALTHCHECK_HINT.format(base=health.base)
+                raise
+        output.write(b"Healthcheck passed\n")
         return 0
 
     _exit_unless_ok(supervised(work))
@@ -60,19 +71,17 @@ def run_healthcheck(settings: Settings) -> None:
 def run_removal(settings: Settings, remove: Removal) -> None:
     """Remove something, telling what and how many."""
 
-    async def work(_stop: Stop) -> int:
+    async def work(output: Output) -> int:
+        def line(text: str) -> None:
+            # Names of caches hold any bytes, whatever the locale can print.
+            output.write(f"{text}\n".encode("utf-8", "surrogateescape"))
+
         async with open_builder(settings) as builder:
-            count = await remove(builder, lambda item: _line(f"Removing {item}"))
-        _line(f"Removed {count} item{'' if count == 1 else 's'}")
+            count = await remove(builder, lambda item: line(f"Removing {item}"))
+        line(f"Removed {count} item{'' if count == 1 else 's'}")
         return 0
 
     _exit_unless_ok(supervised(work))
-
-
-def _line(text: str) -> None:
-    # Names of caches hold any bytes, whatever the locale can print.
-    sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
 
 
 def _exit_unless_ok(status: int) -> None:

@@ -124,7 +124,7 @@ class Builder:
         observer = BuildObserver(self._observer)
         telling = Telling(context.on_event)
         async with observer.build(), self._stage(spec, _Walk(context, telling, observer)) as done:
-            telling.build_finished(done.id)
+            await telling.build_finished(done.id)
             return done
 
     @asynccontextmanager
@@ -133,16 +133,16 @@ class Builder:
         async with AsyncExitStack() as kept:
             for name, child in stage.builds:
                 inner = walk.inside(name)
-                inner.telling.stage_started(name)
+                await inner.telling.stage_started(name)
                 result = await kept.enter_async_context(self._stage(child, inner))
-                inner.telling.stage_finished(name, result.id)
+                await inner.telling.stage_finished(name, result.id)
                 walk.finished[name] = result
             async with AsyncExitStack() as holding:
                 done = await self._base(stage.from_, walk, holding)
                 env = await anyio.to_thread.run_sync(read_env, done.path / "env")
                 state = Context(shell=self._backends.sandbox.default_shell, env=env)
                 for op in stage.ops:
-                    walk.telling.op_started(op, state.workdir)
+                    await walk.telling.op_started(op, state.workdir)
                     step = await _step(done.id, state, op, walk=walk)
                     if step is not None:
                         done = await self._advance(step, walk, holding)
@@ -150,7 +150,7 @@ class Builder:
                 yield done
 
     async def _base(self, text: str, walk: "_Walk", holding: AsyncExitStack) -> BuildResult:
-        walk.telling.base_started(text)
+        await walk.telling.base_started(text)
         wanted = walk.context.platform or self._platform
         fetch = FetchContext(
             platform=wanted, spec_dir=walk.context.spec_dir, source_dir=walk.context.src_dir
@@ -174,7 +174,7 @@ class Builder:
             # Only now the base's is let go: the chain is never unprotected.
             await holding.aclose()
             holding.push_async_exit(taken.pop_all())
-        walk.telling.step_finished(step.id, cached=outcome.cached)
+        await walk.telling.step_finished(step.id, cached=outcome.cached)
         return BuildResult(id=step.id, path=outcome.path)
 
     async def healthcheck(self, *, base: str = "busybox", limit_s: float = 30.0) -> None:

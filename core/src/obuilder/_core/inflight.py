@@ -27,7 +27,7 @@ class Outcome:
     cached: bool
 
 
-Sink = Callable[[bytes | str], None]
+Sink = Callable[[bytes | str], Awaitable[None]]
 """Gets output (bytes) and notes (str) of the step, from its beginning."""
 
 Work = Callable[[Callable[[StepLog], None]], Awaitable[Outcome]]
@@ -108,7 +108,7 @@ class _Execution:
         if self._log is not None:
             async with aclosing(self._log.follow()) as pieces:
                 async for piece in pieces:
-                    sink(piece)
+                    await sink(piece)
         await self.done.wait()
         if self.error is not None:
             raise self.error

@@ -141,4 +141,4 @@ class Keeper:
     async def _replay(self, id: Id, sink: Sink) -> None:
         async with aclosing(read_chunks(await self._store.log_file(id))) as chunks:
             async for data in chunks:
-                sink(data)
+                await sink(data)

@@ -114,30 +114,39 @@ class Telling:
         """For the nested stage `name`."""
         return Telling(self._sink, stage=(*self._stage, name), counter=self._counter)
 
-    def stage_started(self, name: str) -> None:
-        self._sink(events.StageStarted(seq=self._seq(), stage=self._stage, name=name))
+    async def stage_started(self, name: str) -> None:
+        await self._tell(events.StageStarted(seq=self._seq(), stage=self._stage, name=name))
 
-    def stage_finished(self, name: str, id: Id) -> None:
-        self._sink(events.StageFinished(seq=self._seq(), stage=self._stage, name=name, id=id))
+    async def stage_finished(self, name: str, id: Id) -> None:
+        await self._tell(events.StageFinished(seq=self._seq(), stage=self._stage, name=name, id=id))
 
-    def base_started(self, base: str) -> None:
-        self._sink(events.BaseStarted(seq=self._seq(), stage=self._stage, base=base))
+    async def base_started(self, base: str) -> None:
+        await self._tell(events.BaseStarted(seq=self._seq(), stage=self._stage, base=base))
 
-    def op_started(self, op: Op, workdir: str) -> None:
-        self._sink(events.OpStarted(seq=self._seq(), stage=self._stage, op=op, workdir=workdir))
+    async def op_started(self, op: Op, workdir: str) -> None:
+        await self._tell(
+            events.OpStarted(seq=self._seq(), stage=self._stage, op=op, workdir=workdir)
+        )
 
-    def piece(self, piece: bytes | str) -> None:
+    async def piece(self, piece: bytes | str) -> None:
         """Output or a note of the current step."""
         if isinstance(piece, bytes):
-            self._sink(events.Output(seq=self._seq(), stage=self._stage, data=piece))
+            await self._tell(events.Output(seq=self._seq(), stage=self._stage, data=piece))
         else:
-            self._sink(events.Note(seq=self._seq(), stage=self._stage, text=piece))
+            await self._tell(events.Note(seq=self._seq(), stage=self._stage, text=piece))
 
-    def step_finished(self, id: Id, *, cached: bool) -> None:
-        self._sink(events.StepFinished(seq=self._seq(), stage=self._stage, id=id, cached=cached))
+    async def step_finished(self, id: Id, *, cached: bool) -> None:
+        await self._tell(
+            events.StepFinished(seq=self._seq(), stage=self._stage, id=id, cached=cached)
+        )
 
-    def build_finished(self, id: Id) -> None:
-        self._sink(events.BuildFinished(seq=self._seq(), stage=self._stage, id=id))
+    async def build_finished(self, id: Id) -> None:
+        await self._tell(events.BuildFinished(seq=self._seq(), stage=self._stage, id=id))
+
+    async def _tell(self, event: events.Event) -> None:
+        waiting = self._sink(event)
+        if waiting is not None:
+            await waiting
 
     def _seq(self) -> int:
         return self._counter.next()
