@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from obuilder._cli.dockerfile_commands import dockerfile, from_dockerfile
 from obuilder._cli.global_options import GlobalOptions, with_global_options
 from obuilder._cli.version import version_line
 
@@ -136,3 +137,7 @@ def backends(options: GlobalOptions) -> None:  # noqa: ARG001 - a broken configu
     from obuilder._core.plugins import Plugins  # noqa: PLC0415
 
     typer.echo(format_table(backend_rows(Plugins())))
+
+
+app.command()(dockerfile)
+app.command("from-dockerfile")(from_dockerfile)

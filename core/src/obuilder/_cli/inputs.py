@@ -16,6 +16,7 @@ from obuilder.types import Id
 __all__ = [
     "SpecSource",
     "forget_id",
+    "read_bytes",
     "read_secrets",
     "read_spec",
     "result_id",
@@ -44,6 +45,11 @@ def read_spec(path: str) -> SpecSource:
         return SpecSource(stage=stage, directory=None)
     text = _read(Path(path), where="-f", code="cli.spec-file")
     return SpecSource(stage=parse(text, file=path), directory=Path(path).resolve().parent)
+
+
+def read_bytes(path: str, *, where: str, code: str) -> bytes:
+    """A file, or standard input for `-`. ConfigError."""
+    return sys.stdin.buffer.read() if path == "-" else _read(Path(path), where=where, code=code)
 
 
 def source_directory(path: Path) -> Path:
