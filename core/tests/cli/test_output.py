@@ -1,4 +1,4 @@
-"""Standard output that stalls, does not block, or fails: the log is whole, or a line says why not."""
+"""Standard output that stalls, does not block, or fails: all of the log, or a line that says why."""
 
 import os
 import signal

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from obuilder._cli.dockerfile_commands import dockerfile, from_dockerfile
 from obuilder._cli.global_options import GlobalOptions, with_global_options
 from obuilder._cli.report import print_out
-from obuilder._cli.spec_commands import register as register_spec_commands
+from obuilder._cli.spec_commands import check, fmt
 from obuilder._cli.version import version_line
 
 __all__ = ["app"]
@@ -139,4 +140,7 @@ def backends(options: GlobalOptions) -> None:  # noqa: ARG001 - a broken configu
     print_out(f"{format_table(backend_rows(Plugins()))}\n")
 
 
-register_spec_commands(app)
+app.command()(check)
+app.command()(fmt)
+app.command()(dockerfile)
+app.command("from-dockerfile")(from_dockerfile)

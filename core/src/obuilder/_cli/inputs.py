@@ -47,11 +47,9 @@ def read_spec(path: str) -> SpecSource:
     return SpecSource(stage=parse(text, file=path), directory=Path(path).resolve().parent)
 
 
-def read_input(path: Path) -> bytes:
-    """The contents of a file, or of standard input for `-`. ConfigError."""
-    if path == Path("-"):
-        return sys.stdin.buffer.read()
-    return _read(path, where=os.fspath(path), code="cli.spec-file")
+def read_input(path: str, *, where: str, code: str) -> bytes:
+    """A file, or standard input for `-`. ConfigError."""
+    return sys.stdin.buffer.read() if path == "-" else _read(Path(path), where=where, code=code)
 
 
 def source_directory(path: Path) -> Path:

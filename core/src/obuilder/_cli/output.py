@@ -1,4 +1,4 @@
-"""Standard output, written by a thread: a reader that stalls must not keep a signal from being heard."""
+"""Standard output, written by a thread: a reader that stalls keeps no signal from being heard."""
 
 import os
 import select
@@ -54,7 +54,9 @@ class Output:
             self._more.notify()
         if self._thread is None:
             # A daemon: one that is stuck in a write does not keep the process.
-            self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(self._descriptor,), name="output", daemon=True
+            )
             self._thread.start()
         return self._room() if self._waiting_bytes > _MOST_WAITING_BYTES else None
 
@@ -81,30 +83,18 @@ class Output:
         while self._waiting_bytes > most_bytes and self.error is None:
             await self._changed.wait()
 
-    def _run(self) -> None:
+    def _run(self, descriptor: int) -> None:
         while self.error is None:
             with self._more:
                 self._more.wait_for(lambda: self._pending)
                 data = self._pending.popleft()
             try:
-                self._write_all(data)
+                _write_all(descriptor, data)
             except OSError as error:
                 self.error = error
             with self._more:
                 self._waiting_bytes -= len(data)
             os.eventfd_write(self._told, 1)
-
-    def _write_all(self, data: bytes) -> None:
-        assert self._descriptor is not None
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self._descriptor, view) :]
-            except BlockingIOError:
-                # Whoever started us made it non-blocking: a pipe of node, for one.
-                poll = select.poll()
-                poll.register(self._descriptor, select.POLLOUT)
-                poll.poll()
 
     def _write_at_once(self, data: bytes) -> None:
         try:
@@ -119,3 +109,15 @@ class Output:
         self.error = self.error or OSError("closed")
         if self._thread is None:
             os.close(self._told)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            # Whoever started us made it non-blocking: a pipe of node, for one.
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()

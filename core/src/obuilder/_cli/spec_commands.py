@@ -7,17 +7,11 @@ import typer
 
 from obuilder._cli.global_options import GlobalOptions, with_global_options
 
-__all__ = ["register"]
+__all__ = ["check", "fmt"]
 
 Specs = Annotated[
     list[Path], typer.Argument(metavar="SPEC…", help="Files; - reads standard input.")
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    app.command()(check)
-    app.command()(fmt)
 
 
 @with_global_options

@@ -33,7 +33,7 @@ def check_files(paths: Sequence[Path]) -> int:
 
 def _errors(path: Path) -> Sequence[SpecError | ConfigError]:
     try:
-        return check(read_input(path), file=_name(path))
+        return check(read_input(str(path), where=str(path), code="cli.spec-file"), file=_name(path))
     except ConfigError as error:  # the next file may be better
         return (error,)
 
@@ -47,7 +47,7 @@ def format_files(paths: Sequence[Path], *, check: bool, diff: bool) -> int:
     changed = failed = 0
     for path in paths:
         try:
-            before = read_input(path)
+            before = read_input(str(path), where=str(path), code="cli.spec-file")
             after = format_spec(before, file=_name(path))
             if path == _STDIN and not (check or diff):
                 print_out(after)

@@ -17,8 +17,8 @@ from obuilder.types import Id
 __all__ = ["run_build", "run_healthcheck", "run_removal"]
 
 _HEALTHCHECK_HINT = (
-    "the health check needs the base {base}; set healthcheck.base to one that can be had here,"
-    " such as -o healthcheck.base=archive:/srv/busybox.tar below one of archive.roots"
+    "the health check runs in the base {base};"
+    " name one that can be had here: -o healthcheck.base=BASE"
 )
 
 Removal = Callable[[Builder, Callable[[str], None]], Awaitable[int]]
