@@ -84,7 +84,7 @@ def main(store: str, spec: str, source: str) -> int:
     settings = Settings.from_dict({"store": f"rsync:{store}"})
     try:
         first, ran = anyio.run(build, settings, Path(spec), Path(source))
-    except ObuilderError as error:
+    except (ObuilderError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     second, found = build_in_thread(settings, Path(spec), Path(source))
@@ -95,4 +95,6 @@ def main(store: str, spec: str, source: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:  # noqa: PLR2004 - the program's name and three arguments
+        sys.exit("usage: embed.py STORE_DIRECTORY SPEC SOURCE_DIRECTORY")
     sys.exit(main(*sys.argv[1:]))

@@ -15,7 +15,7 @@ is whole or not there. It is deleted by the rename back, then removed.
 import os
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,12 +34,18 @@ C = TypeVar("C")
 
 def absolute_location(location: str, *, driver: str) -> Path:
     """The path that a location names. ConfigError if it is not absolute."""
+    if "\0" in location:
+        raise ConfigError("the location holds a zero byte", where="store", code="store.location")
     path = Path(location)
+    if location.startswith("~"):
+        # No shell expands it after `driver:`.
+        with suppress(RuntimeError):  # no such user: then it is not absolute either
+            path = path.expanduser()
     if not path.is_absolute():
         raise ConfigError(
             f"the location {location!r} is not an absolute path",
-            where=f"--store={driver}:{location}",
-            hint=f"write --store={driver}:{path.absolute()}",
+            where="store",
+            hint=f"write {driver}:{path.absolute()}",
             code="store.location",
         )
     return path

@@ -98,6 +98,43 @@ def test_id_file_gets_the_final_id_and_keeps_no_old_one(shop: Shop) -> None:
     assert not file.exists()
 
 
+def test_id_file_behind_a_link_keeps_no_old_id(shop: Shop) -> None:
+    file = shop.root / "id"
+    file.write_text("old")
+    link = shop.root / "link"
+    link.symlink_to(file)
+    shop.write("exit 1")
+    assert shop.build("--id-file", str(link)).exit_code == 1
+    assert not file.exists()
+    shop.write("hello")
+    result = shop.build("--id-file", str(link))
+    assert file.read_text() == f"{built_id(result)}\n"
+
+
+def test_image_for_another_platform_is_refused_and_not_saved(shop: Shop, install: Install) -> None:
+    source = """
+    from fakes import FakeFetcher
+    from obuilder.types import BaseImage
+    class Fetch(FakeFetcher):
+        API = 1
+        Config = FakeFetcher.Config
+        async def fetch(self, base, rootfs, *, log, scratch, context):
+            return BaseImage(platform="linux/s390x")
+    """
+    install("acme-big", {"obuilder.fetchers": {"big": "big:Fetch"}}, {"big": source})
+    result = shop.build("--fetcher=big", "--platform=linux/amd64")
+    assert result.exit_code == 1
+    assert "is for linux/s390x, wanted is linux/amd64" in result.stderr
+    assert list((shop.root / "store" / "result").iterdir()) == []
+
+
+def test_control_characters_of_a_spec_reach_no_terminal(shop: Shop) -> None:
+    shop.spec.write_bytes(b'((from b)\n (run (secrets ("a\\027[2J" (target /x))) (shell x)))')
+    result = shop.build()
+    assert result.exit_code == 1
+    assert "'a\\x1b[2J'" in result.stderr
+
+
 def test_failed_step_ends_with_status_1_and_obuilders_words(shop: Shop) -> None:
     shop.write("exit 3")
     result = shop.build()
@@ -146,6 +183,15 @@ def test_bad_spec_is_told_with_its_place(shop: Shop) -> None:
             "secret 'a' is given twice",
         ),
         (["-f", "{root}/spec", "{root}/src", "--id-file", "{root}/no/id"], "no directory"),
+        (["-f", "{root}/spec", ""], "SOURCE_DIR: found an empty path"),
+        (["-f", "", "{root}/src"], "-f: found an empty path"),
+        (["-f", "{root}/spec", "{root}/src", "--config", ""], "--config: found an empty path"),
+        (["-f", "{root}/spec", "{root}/src", "--id-file", ""], "--id-file: found an empty path"),
+        (["-f", "{root}/spec", "{root}/src", "--id-file", "{root}/spec"], "is read by this build"),
+        (["-f", "{root}/spec", "{root}/src", "--store=/x"], "write DRIVER:/x"),
+        (["-f", "{root}/spec", "{root}/src", "--store="], "write DRIVER:/PATH"),
+        (["-f", "{root}/spec", "{root}/src", "--fetcher=fakefech"], "'fakefetch'"),
+        (["-f", "{root}/spec", "{root}/src", "-o", 'fakebox.prefix="a\\u0000"'], "a zero byte"),
         (["-f", "{root}/spec", "{root}/src", "--config", "{root}/none"], "there is no file"),
         (["-f", "{root}/spec", "{root}/src", "-o", "x"], "expected section.option=value"),
         (["-f", "{root}/spec", "{root}/src", "-o", "fakebax.a=1"], "[fakebox]"),

@@ -1,4 +1,4 @@
-"""Standard output that stalls, does not block, or fails: all of the log, or a line that says why."""
+"""Standard output that stalls, does not block, or fails: all of the log, or a line says why."""
 
 import os
 import signal

@@ -3,14 +3,20 @@
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
 from obuilder import BuildContext, PluginError, Settings, build_sync, open_builder
+from obuilder._core.build_log import StepLog
+from obuilder._core.options import Value
+from obuilder._core.plugins import FETCHER, Plugins
+from obuilder._core.routing import RoutingFetcher
 from obuilder.errors import BuildError, ConfigError
 from obuilder.spec import Run, Shell, Stage
+from obuilder.types import FetchContext
 
 Install = Callable[..., None]
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("fakes")]
@@ -126,7 +132,9 @@ async def test_installed_fetcher_without_a_scheme_claims_no_base(tree: dict[str,
 async def test_fetcher_that_is_missing_matters_only_to_a_base_that_needs_it(
     tree: dict[str, object],
 ) -> None:
-    settings = Settings.from_dict(tree | {"fetcher": "gone"})
+    settings = Settings.from_dict({key: tree[key] for key in tree if key != "fetcher"})
+    gone = Value(value="gone", source="defaults.toml", packaged=True)
+    settings = replace(settings, choices={**settings.choices, "fetcher": gone})
     async with open_builder(settings) as builder:
         await builder.build(spec("ark:image"))
         with pytest.raises(PluginError) as caught:
@@ -134,6 +142,57 @@ async def test_fetcher_that_is_missing_matters_only_to_a_base_that_needs_it(
     assert caught.value.code == "plugin.not-installed"
     assert "pip install obuilder-fetcher-gone" in str(caught.value.hint)
     assert "(from ark:…)" in str(caught.value.hint)
+
+
+async def test_fetcher_that_was_chosen_and_is_missing_is_told_at_once(
+    tree: dict[str, object],
+) -> None:
+    error = await failing(Settings.from_dict(tree | {"fetcher": "gone"}))
+    assert (error.code, error.where) == ("plugin.not-installed", "settings: fetcher")
+
+
+async def test_missing_fetcher_of_a_known_scheme_is_named(tmp_path: Path) -> None:
+    config = RoutingFetcher.Config(
+        default="gone",
+        installed=set(),
+        schemes={"lost"},
+        load=lambda name: Plugins().load(FETCHER, name),
+        configure=lambda _name, backend: backend.Config(),
+    )
+    log = StepLog(tmp_path / "log")
+    where = FetchContext(platform="linux/amd64")
+    async with RoutingFetcher.open(config) as router:
+        for base, distribution in (("lost:x", "lost"), ("lust:x", "gone")):
+            with pytest.raises(PluginError) as caught:
+                await router.fetch(base, tmp_path, log=log, scratch=tmp_path, context=where)
+            assert f"pip install obuilder-fetcher-{distribution}" in str(caught.value.hint)
+    log.dispose()
+
+
+async def test_error_of_a_backend_names_who_set_the_value(
+    tree: dict[str, object], install: Install
+) -> None:
+    source = """
+    from contextlib import asynccontextmanager
+    from dataclasses import dataclass
+    from fakes import FakeStore
+    from obuilder.errors import ConfigError
+    class Picky(FakeStore):
+        API = 1
+        @dataclass(frozen=True)
+        class Config:
+            size: int = 1
+        @classmethod
+        @asynccontextmanager
+        async def open(cls, location, config):
+            raise ConfigError("no", where="store" if config.size == 1 else "picky.size")
+            yield
+    """
+    install("acme-picky", {"obuilder.stores": {"picky": "picky:Picky"}}, {"picky": source})
+    error = await failing(Settings.from_dict(tree | {"store": "picky:/x"}))
+    assert error.where == "settings: store"
+    error = await failing(Settings.from_dict(tree | {"store": "picky:/x", "picky": {"size": 2}}))
+    assert error.where == "settings: picky.size"
 
 
 async def test_fetcher_that_cannot_be_opened_leaves_the_builder_usable(

@@ -1,6 +1,5 @@
 """The commands: each wires what it was given to the builder and prints what came of it."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,7 +48,7 @@ def root(
 def build(
     options: GlobalOptions,
     source_dir: Annotated[
-        Path, typer.Argument(metavar="SOURCE_DIR", help="The directory that copy reads from.")
+        str, typer.Argument(metavar="SOURCE_DIR", help="The directory that copy reads from.")
     ],
     spec: Annotated[
         str, typer.Option("-f", "--file", metavar="SPEC", help="The spec; - reads it from stdin.")
@@ -59,22 +58,22 @@ def build(
         typer.Option("--secret", metavar="ID:FILE", help="The value of a secret, from a file."),
     ] = None,
     id_file: Annotated[
-        Path | None, typer.Option("--id-file", metavar="FILE", help="Write the result's id here.")
+        str | None, typer.Option("--id-file", metavar="FILE", help="Write the result's id here.")
     ] = None,
 ) -> None:
     """Build a spec; cached steps are not run again."""
     from obuilder._cli import inputs  # noqa: PLC0415
 
     settings = options.settings()
-    inputs.forget_id(id_file)
     source = inputs.source_directory(source_dir)
     secrets = inputs.read_secrets(secret or ())
     read = inputs.read_spec(spec)
+    id_path = inputs.forget_id(id_file, inputs=[spec])
 
     from obuilder._cli.work import run_build  # noqa: PLC0415
 
     id = run_build(settings, read, source=source, secrets=secrets)
-    inputs.save_id(id_file, id)
+    inputs.save_id(id_path, id)
 
 
 @app.command()

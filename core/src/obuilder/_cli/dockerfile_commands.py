@@ -55,7 +55,7 @@ def from_dockerfile(
         bool, typer.Option("--ignore-metadata", help="Drop CMD, LABEL and the like with a note.")
     ] = False,
     context: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--context", metavar="DIR", help="Tell files from directories to copy here."),
     ] = None,
 ) -> None:

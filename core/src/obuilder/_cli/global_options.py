@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from obuilder._cli.report import reporting
+from obuilder.errors import ConfigError
 
 if TYPE_CHECKING:
     from obuilder._core.config import Settings
@@ -44,7 +45,7 @@ class GlobalOptions:
         ),
     ] = None
     config: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--config", metavar="FILE", help="Read this configuration file too."),
     ] = None
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more; show tracebacks.")] = (
@@ -69,8 +70,10 @@ class GlobalOptions:
 
         choices = {"store": self.store, "sandbox": self.sandbox}
         choices |= {"fetcher": self.fetcher, "platform": self.platform}
+        if self.config == "":
+            raise ConfigError("found an empty path", where="--config", code="cli.empty-path")
         return Settings.load(
-            config_file=self.config,
+            config_file=None if self.config is None else Path(self.config),
             choices={key: value for key, value in choices.items() if value is not None},
             options=self.option or (),
         )

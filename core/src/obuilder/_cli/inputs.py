@@ -43,7 +43,7 @@ def read_spec(path: str) -> SpecSource:
     if path == "-":
         stage = parse(sys.stdin.buffer.read(), file="<stdin>")
         return SpecSource(stage=stage, directory=None)
-    text = _read(Path(path), where="-f", code="cli.spec-file")
+    text = _read(_named(path, where="-f"), where="-f", code="cli.spec-file")
     return SpecSource(stage=parse(text, file=path), directory=Path(path).resolve().parent)
 
 
@@ -52,8 +52,9 @@ def read_input(path: str, *, where: str, code: str) -> bytes:
     return sys.stdin.buffer.read() if path == "-" else _read(Path(path), where=where, code=code)
 
 
-def source_directory(path: Path) -> Path:
+def source_directory(text: str) -> Path:
     """The absolute source directory. ConfigError if it is none."""
+    path = _named(text, where="SOURCE_DIR")
     try:
         resolved = path.resolve(strict=True)
         if resolved.is_dir():
@@ -75,7 +76,10 @@ def read_secrets(given: Sequence[str]) -> dict[str, bytes]:
         id, colon, file = text.partition(":")
         if not (id and colon and file):
             raise ConfigError(
-                f"expected ID:FILE, found {text!r}", where="--secret", code="cli.secret"
+                f"expected ID:FILE, found {text!r}",
+                where="--secret",
+                hint="ID is the name in (secrets (ID …)), FILE holds the value",
+                code="cli.secret",
             )
         if id in secrets:
             raise ConfigError(f"secret {id!r} is given twice", where="--secret", code="cli.secret")
@@ -83,19 +87,30 @@ def read_secrets(given: Sequence[str]) -> dict[str, bytes]:
     return secrets
 
 
-def forget_id(file: Path | None) -> None:
-    """Remove an id of an earlier build, so that a failed one leaves none. ConfigError."""
+def forget_id(file: str | None, *, inputs: Sequence[str] = ()) -> Path | None:
+    """Where the id will go, without that of an earlier build: a failed one leaves none.
+
+    ConfigError if it cannot be written, or is one of `inputs`.
+    """
     if file is None:
-        return
+        return None
+    named = _named(file, where="--id-file")
     try:
-        if not file.parent.is_dir():
-            raise _id_file_error(f"there is no directory {file.parent}")
-        if file.is_dir():
-            raise _id_file_error(f"{file} is a directory")
-        if file.is_file() and not file.is_symlink():
-            file.unlink()
-    except OSError as error:
-        raise _id_file_error(f"cannot write {file}: {error.strerror}") from None
+        path = named.resolve()
+        if not path.parent.is_dir():
+            raise _id_file_error(f"there is no directory {path.parent}")
+        if path.is_dir():
+            raise _id_file_error(f"{named} is a directory")
+        if path in {Path(each).resolve() for each in inputs}:
+            raise _id_file_error(f"{named} is read by this build, and would be overwritten")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise _id_file_error(f"{named} cannot be written")
+        if path.is_file():
+            path.unlink()
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise _id_file_error(f"cannot write {named}: {why}") from None
+    return named
 
 
 def save_id(file: Path | None, id: Id) -> None:
@@ -133,6 +148,13 @@ def time_before(text: str, now: datetime) -> datetime:
         hint="write 12h, 7d or 4w, or a date such as 2030-01-31 or 2030-01-31T12:00 (UTC)",
         code="cli.time",
     )
+
+
+def _named(text: str, *, where: str) -> Path:
+    # An unset variable of a script; the current directory is meant by nobody.
+    if not text:
+        raise ConfigError("found an empty path", where=where, code="cli.empty-path")
+    return Path(text)
 
 
 def _read(path: Path, *, where: str, code: str) -> bytes:

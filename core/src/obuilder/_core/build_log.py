@@ -51,7 +51,7 @@ class StepLog(BuildLog):
                 raise StoreError(
                     f"cannot write the log {self._path}: {error.strerror}",
                     code="store.log-write",
-                    hint="free some space: obuilder prune",
+                    hint="free some space: obuilder prune --before 7d",
                 ) from error
             view = view[written:]
             self._size += written

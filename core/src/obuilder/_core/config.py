@@ -11,20 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from obuilder._core.options import Value, canonical, describe, fill, option_names, unknown_key
 from obuilder._core.platforms import machine_platform
 from obuilder.errors import ConfigError
 from obuilder.spec.suggest import nearest
 
-__all__ = ["HealthcheckSettings", "Settings"]
+__all__ = ["HealthcheckSettings", "Settings", "known_schemes"]
 
 SYSTEM_FILE = Path("/etc/obuilder/config.toml")
 SYSTEM_STORE = Path("/var/lib/obuilder")
 
 _CHOICES = ("store", "sandbox", "fetcher", "platform")
 _HEALTHCHECK = "healthcheck"
+_DEFAULTS = "defaults.toml"
+_SCHEMES = "schemes"
 _VARIABLES = {key: f"OBUILDER_{key.upper()}" for key in _CHOICES}
 _CONFIG_VARIABLE = "OBUILDER_CONFIG"
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -54,6 +56,7 @@ class _Layer:
     source: str
     base: Path
     texts: Mapping[tuple[str, str], str] | None = None
+    packaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,19 @@ class Settings:
         """Which source set `store`, `sandbox`, `fetcher` or `platform`."""
         return self.choices[key].source
 
+    def is_default(self, key: str) -> bool:
+        """Whether nobody but the packaged defaults set `store` and so on."""
+        return self.choices[key].packaged
+
+    def place(self, where: str | None) -> str | None:
+        """`store`, or `section.option`, with the source that set it; anything else as it is."""
+        key, _, option = (where or "").partition(".")
+        value = self.choices.get(key) if not option else None
+        value = self.sections.get(key, {}).get(option) if option else value
+        if where is None or value is None or value.packaged:
+            return where
+        return _place(value.source, where)
+
     @property
     def store(self) -> str:
         """The store's driver."""
@@ -163,10 +179,24 @@ class Settings:
         return str(self.choices["platform"].value)
 
 
+def _place(source: str, key: str) -> str:
+    # The command line's own option, or a variable, says which one it is.
+    return source if source in {f"--{key}", _VARIABLES.get(key)} else f"{source}: {key}"
+
+
 def _packaged() -> _Layer:
-    name = "defaults.toml"
-    text = resources.files("obuilder._core").joinpath(name).read_text("utf-8")
-    return _Layer(tree=tomllib.loads(text), source=name, base=Path("/"))
+    tree = _packaged_file()
+    del tree[_SCHEMES]
+    return _Layer(tree=tree, source=_DEFAULTS, base=Path("/"), packaged=True)
+
+
+def _packaged_file() -> dict[str, Any]:
+    return tomllib.loads(resources.files("obuilder._core").joinpath(_DEFAULTS).read_text("utf-8"))
+
+
+def known_schemes() -> tuple[str, ...]:
+    """Schemes of fetchers that exist, whether they are installed or not."""
+    return tuple(_packaged_file()[_SCHEMES])
 
 
 def _exists(path: Path) -> bool:
@@ -259,24 +289,27 @@ def _choice(key: str, value: object, layer: _Layer) -> Value:
     if not isinstance(value, str):
         raise ConfigError(
             f"expected text, found {describe(value)}",
-            where=f"{layer.source}: {key}",
+            where=_place(layer.source, key),
             code="config.type",
         )
     if key == "platform" and not _PLATFORM.fullmatch(value):
         raise ConfigError(
             f"{value!r} is not a platform",
-            where=f"{layer.source}: {key}",
+            where=_place(layer.source, key),
             hint="write OS/ARCH, such as linux/amd64 or linux/arm64",
             code="config.value",
         )
-    if not value.partition(":")[0]:
-        expected = "driver:location" if key == "store" else "a driver's name"
+    driver = value.partition(":")[0]
+    if key != "platform" and (not driver or "/" in driver or "\0" in value):
+        form = f"DRIVER:{value if '/' in driver else '/PATH'}" if key == "store" else "DRIVER"
         raise ConfigError(
-            f"expected {expected}, found {value!r}",
-            where=f"{layer.source}: {key}",
+            f"expected {'driver:location' if key == 'store' else 'the name of a driver'},"
+            f" found {value!r}",
+            where=_place(layer.source, key),
+            hint=f"write {form}; obuilder backends lists the drivers",
             code="config.value",
         )
-    return Value(value=value, source=layer.source, base=layer.base)
+    return Value(value=value, source=layer.source, base=layer.base, packaged=layer.packaged)
 
 
 def _section(key: str, value: object, layer: _Layer) -> dict[str, Value]:
@@ -296,11 +329,13 @@ def _section(key: str, value: object, layer: _Layer) -> dict[str, Value]:
         if option in section:
             raise ConfigError(
                 f"{option!r} is set twice, with - and with _",
-                where=f"{layer.source}: {key}",
+                where=_place(layer.source, key),
                 code="config.duplicate-key",
             )
         text = texts.get((canonical(key), option))
-        section[option] = Value(value=item, source=layer.source, base=layer.base, text=text)
+        section[option] = Value(
+            value=item, source=layer.source, base=layer.base, text=text, packaged=layer.packaged
+        )
     return section
 
 

@@ -31,11 +31,12 @@ class Value:
     """A setting as it was read, and where from.
 
     `base` is what a relative path is relative to. `text` is how it was written
-    on a command line, where text needs no quotes.
+    on a command line, where text needs no quotes. `packaged`: a default of ours.
     """
 
     value: object
     source: str
+    packaged: bool = False
     base: Path = Path()
     text: str | None = None
 
@@ -45,6 +46,10 @@ class _WrongTypeError(Exception):
         super().__init__(at)
         self.found = found
         self.at = at
+
+
+class _ZeroByteError(Exception):
+    """A text that no file, program or address can have."""
 
 
 def canonical(key: str) -> str:
@@ -87,10 +92,11 @@ def fill(config: type[T], section: str, values: Mapping[str, Value]) -> T:
     try:
         return config(**given)
     except ValueError as error:  # the dataclass's own __post_init__
-        sources = sorted({values[canonical(name)].source for name in given})
-        raise ConfigError(
-            str(error), where=f"{', '.join(sources)}: {section}", code="config.value"
-        ) from error
+        found = [values[canonical(name)] for name in given]
+        # The packaged defaults are right; they count if nobody else said anything.
+        sources = sorted({value.source for value in found if not value.packaged})
+        places = [", ".join(sources), section] if sources else [section]
+        raise ConfigError(str(error), where=": ".join(places), code="config.value") from error
 
 
 def unknown_key(section: str, key: str, value: Value, *, known: Iterable[str]) -> ConfigError:
@@ -113,6 +119,12 @@ def _fields(config: type) -> tuple[dataclasses.Field[Any], ...]:
 def _checked(hint: object, value: Value, *, section: str, name: str) -> object:
     try:
         return _convert(hint, value.value, value)
+    except _ZeroByteError:
+        raise ConfigError(
+            "found a zero byte, which no path or name can hold",
+            where=f"{value.source}: {section}.{canonical(name)}",
+            code="config.value",
+        ) from None
     except _WrongTypeError as wrong:
         key = f"{section}.{canonical(name)}{wrong.at}"
         raise ConfigError(
@@ -139,6 +151,8 @@ def _convert(hint: Any, found: object, value: Value) -> object:
         text = found if isinstance(found, str) else value.text
         if text is None:
             raise _WrongTypeError(found)
+        if "\0" in text:
+            raise _ZeroByteError
         return text if hint is str else _path(text, value)
     if hint is float and type(found) is int:
         return float(found)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from obuilder.errors import FetchError, PluginError
 from obuilder.interfaces import BuildLog, Fetcher
 from obuilder.types import BaseImage, FetchContext
 
@@ -26,11 +27,13 @@ class RoutingFetcher(Fetcher["RoutingFetcher.Config"]):
         """What the fetchers are, by driver name.
 
         `load` imports a driver's class, `configure` gives its Config; both raise
-        PluginError or ConfigError. `default` need not be among `installed`.
+        PluginError or ConfigError. `default` need not be among `installed`, nor
+        need `schemes`, which some fetcher somewhere has.
         """
 
         default: str
         installed: Collection[str]
+        schemes: Collection[str] = ()
         load: Callable[[str], type[Fetcher[Any]]]
         configure: Callable[[str, type[Fetcher[Any]]], object]
 
@@ -57,11 +60,23 @@ class RoutingFetcher(Fetcher["RoutingFetcher.Config"]):
     ) -> BaseImage:
         """Let the right fetcher bring `base`, of which it gets the whole text."""
         name = self._route(base)
+        try:
+            fetcher = await self._opened(name)
+            return await fetcher.fetch(base, rootfs, log=log, scratch=scratch, context=context)
+        except (FetchError, PluginError) as error:
+            scheme = base.partition(":")[0]
+            if scheme in self._config.schemes and scheme not in self._config.installed:
+                error.hint = (
+                    f"a base {scheme}:… has a fetcher of its own, which is not installed:"
+                    f" pip install obuilder-fetcher-{scheme}"
+                )
+            raise
+
+    async def _opened(self, name: str) -> Fetcher[Any]:
         async with self._opening[name]:
             if name not in self._open:
                 await self._tasks.start(self._serve, name)
-        fetcher = self._open[name]
-        return await fetcher.fetch(base, rootfs, log=log, scratch=scratch, context=context)
+        return self._open[name]
 
     def _route(self, base: str) -> str:
         scheme, colon, _ = base.partition(":")

@@ -1,13 +1,13 @@
 """Settings to an open builder: loads the chosen drivers, fills their options, opens them."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
 from obuilder._core.build import BuildContext, Builder, BuildResult
-from obuilder._core.config import Settings
+from obuilder._core.config import Settings, known_schemes
 from obuilder._core.options import fill, option_names, unknown_key
 from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
 from obuilder._core.routing import RoutingFetcher
@@ -104,19 +104,22 @@ class _Session:
     def fetchers(self) -> RoutingFetcher.Config:
         """How bases find their fetcher. Options are checked now, though no fetcher is opened."""
         plugins, settings = self.plugins, self.settings
+        if not settings.is_default("fetcher") and settings.fetcher not in plugins.names(FETCHER):
+            self.load_fetcher(settings.fetcher)  # says what is wrong, though no base may need it
         for name in plugins.names(FETCHER):
             if settings.sections.get(_section(name)):
                 self.config(FETCHER, name, self.load_fetcher(name))
         return RoutingFetcher.Config(
             default=settings.fetcher,
             installed=frozenset(plugins.names(FETCHER)),
+            schemes=known_schemes(),
             load=self.load_fetcher,
             configure=lambda name, backend: self.config(FETCHER, name, backend),
         )
 
     def load_fetcher(self, name: str) -> type[Fetcher[Any]]:
         """A fetcher's class; one that is not installed says which other bases would work."""
-        where = self.settings.source("fetcher") if name == self.settings.fetcher else None
+        where = self.settings.place("fetcher") if name == self.settings.fetcher else None
         try:
             return self.plugins.load(FETCHER, name, where=where)
         except PluginError as error:
@@ -153,17 +156,28 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
     settings, plugins = session.settings, session.plugins
     session.check_sections()
     # All that can be wrong in the settings is said before anything is touched.
-    store_class = plugins.load(STORE, settings.store, where=settings.source("store"))
+    store_class = plugins.load(STORE, settings.store, where=settings.place("store"))
     store_config = session.config(STORE, settings.store, store_class)
-    sandbox_class = plugins.load(SANDBOX, settings.sandbox, where=settings.source("sandbox"))
+    sandbox_class = plugins.load(SANDBOX, settings.sandbox, where=settings.place("sandbox"))
     sandbox_config = session.config(SANDBOX, settings.sandbox, sandbox_class)
     fetchers = session.fetchers()
-    store = await stack.enter_async_context(store_class.open(settings.location, store_config))
-    sandbox_dir = store.state_dir / "sandbox" / settings.sandbox
-    sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))
+    with _sources_named(settings):
+        store = await stack.enter_async_context(store_class.open(settings.location, store_config))
+        sandbox_dir = store.state_dir / "sandbox" / settings.sandbox
+        sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))
     fetcher = await stack.enter_async_context(RoutingFetcher.open(fetchers))
     builder = Builder(store, sandbox, fetcher, observer=plugins.hooks(), platform=settings.platform)
     return await stack.enter_async_context(builder)
+
+
+@contextmanager
+def _sources_named(settings: Settings) -> Iterator[None]:
+    """Errors that name a setting say who set it, which a backend does not know."""
+    try:
+        yield
+    except ConfigError as error:
+        error.where = settings.place(error.where)
+        raise
 
 
 def _section(name: str) -> str:

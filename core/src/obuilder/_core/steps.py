@@ -25,6 +25,7 @@ from obuilder._core.identity import (
     run_preimage,
 )
 from obuilder._core.manifest import Manifest, scan
+from obuilder._core.platforms import same_platform
 from obuilder._core.record import StepRecord
 from obuilder._core.saved_env import write_env
 from obuilder.errors import BuildError, FetchError, SourceError, StoreError
@@ -87,6 +88,13 @@ class ImportStep:
             image = await backends.fetcher.fetch(
                 self.text, rootfs, log=log, scratch=scratch, context=self.context
             )
+            if image.platform and not same_platform(image.platform, self.context.platform):
+                raise BuildError(
+                    f"the base {self.text} is for {image.platform},"
+                    f" wanted is {self.context.platform}",
+                    code="base.platform",
+                    hint="name a base for that platform, or another --platform",
+                )
             write_env(directory / "env", image.env)
         except OSError as error:
             raise FetchError(f"cannot import {self.text!r}: {error}") from error

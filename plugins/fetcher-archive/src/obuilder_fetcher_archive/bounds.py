@@ -29,7 +29,9 @@ class Bounds:
         given = (context.spec_dir, context.source_dir, *map(Path, roots))
         return cls(
             start=context.spec_dir or context.source_dir,
-            directories=tuple(Path(os.path.realpath(path)) for path in given if path),
+            directories=tuple(
+                dict.fromkeys(Path(os.path.realpath(path)) for path in given if path)
+            ),
         )
 
     def locate(self, path: str) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from obuilder.errors import ConfigError, FetchError
+from obuilder.errors import FetchError
 from obuilder.interfaces import BuildLog, Fetcher
 from obuilder.types import BaseImage, Env, FetchContext
 from obuilder.unpack import Unpacked, unpack
@@ -45,21 +45,18 @@ class ArchiveFetcher(Fetcher["ArchiveFetcher.Config"]):
         """Absolute directories that a spec may take archives from, beside its own
         directory and the source directory."""
 
+        def __post_init__(self) -> None:
+            for root in self.roots:
+                if not root.startswith("/"):
+                    raise ValueError(f"roots: {root!r} is not an absolute path")
+
     def __init__(self, config: Config) -> None:
         self._config = config
 
     @classmethod
     @asynccontextmanager
     async def open(cls, config: Config) -> AsyncIterator[Self]:
-        """Open the fetcher. ConfigError if a root is not an absolute path."""
-        for root in config.roots:
-            if not root.startswith("/"):
-                raise ConfigError(
-                    f"{root!r} is not an absolute path",
-                    where="archive.roots",
-                    hint="name each directory from / on",
-                    code="archive.root-not-absolute",
-                )
+        """Open the fetcher."""
         yield cls(config)
 
     async def fetch(

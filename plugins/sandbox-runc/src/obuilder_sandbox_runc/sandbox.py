@@ -163,8 +163,9 @@ async def _shielded() -> AsyncIterator[None]:
 def _find_runtime(name: str) -> str:
     program = shutil.which(name) or shutil.which(name, path=_ADMIN_PATH)
     if program is None:
+        what = "is not executable" if Path(name).is_file() else "is not in PATH"
         raise ConfigError(
-            f"there is no program {name!r} in PATH",
+            f"the program {name!r} {what}",
             where="runc.runtime",
             hint="apt-get install runc, or set runc.runtime to an OCI runtime that is here",
             code="sandbox.no-runtime",
@@ -173,6 +174,15 @@ def _find_runtime(name: str) -> str:
 
 
 def _made(state_dir: Path) -> Path:
+    try:
+        str(state_dir.resolve()).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"the path of the store is not UTF-8 text: {str(state_dir)!a}",
+            where="store",
+            hint="an OCI runtime takes nothing else: choose another location",
+            code="sandbox.not-utf8",
+        ) from None
     try:
         for directory in (state_dir, state_dir / "bundles", state_dir / "runc"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -44,23 +44,22 @@ class BtrfsStore(DirectoryStore["BtrfsStore.Config"]):
     @asynccontextmanager
     async def open(cls, location: str, config: Config) -> AsyncIterator[Self]:
         del config
-        where = f"--store=btrfs:{location}"
         root = absolute_location(location, driver="btrfs")
         if os.geteuid() != 0:
             raise ConfigError(
                 "the btrfs store must be run by root: others may not delete subvolumes",
-                where=where,
+                where="store",
                 hint="run obuilder with sudo, or use --store=rsync:DIRECTORY",
                 code="store.not-root",
             )
         if shutil.which("btrfs") is None:
             raise ConfigError(
                 "the btrfs store needs the program btrfs, which is not in PATH",
-                where=where,
+                where="store",
                 hint="apt-get install btrfs-progs",
                 code="store.program",
             )
-        _check_btrfs(root, where=where)
+        _check_btrfs(root)
         store = cls(root, cache_prefix="c-")
         await store._finish_publishing()
         yield store
@@ -179,7 +178,7 @@ def _touch(path: Path) -> None:
         raise StoreError(f"cannot create {path}: {error.strerror}") from error
 
 
-def _check_btrfs(root: Path, *, where: str) -> None:
+def _check_btrfs(root: Path) -> None:
     existing = root
     while not existing.exists():
         existing = existing.parent
@@ -189,14 +188,14 @@ def _check_btrfs(root: Path, *, where: str) -> None:
     except OSError as error:
         raise ConfigError(
             f"cannot use {existing}: {error.strerror}",
-            where=where,
+            where="store",
             hint="name a directory on a mounted btrfs",
             code="store.location",
         ) from error
     target, image = shlex.quote(str(root)), shlex.quote(f"/var/lib/{root.name or 'pool'}.btrfs")
     raise ConfigError(
         f"{existing} is not on a btrfs file system",
-        where=where,
+        where="store",
         hint=f"mkfs.btrfs DEVICE && mkdir -p {target} && mount DEVICE {target}\n"
         f"  or, in a file: truncate -s 50G {image} && mkfs.btrfs {image}"
         f" && mkdir -p {target} && mount -o loop {image} {target}",

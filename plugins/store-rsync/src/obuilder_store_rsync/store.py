@@ -58,7 +58,7 @@ class RsyncStore(DirectoryStore["RsyncStore.Config"]):
         if shutil.which(_COPY[0]) is None:
             raise ConfigError(
                 "the rsync store needs the program rsync, which is not in PATH",
-                where=f"--store=rsync:{location}",
+                where="store",
                 hint="apt-get install rsync",
                 code="store.program",
             )
@@ -132,7 +132,7 @@ def _check_one_file_system(root: Path) -> None:
         if (root / one).stat().st_dev != (root / other).stat().st_dev:
             raise ConfigError(
                 f"{root / one} and {root / other} are on different file systems",
-                where=f"--store=rsync:{root}",
+                where="store",
                 hint="a result is saved by a rename: mount the file system at the whole store",
                 code="store.location",
             )
