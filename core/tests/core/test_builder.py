@@ -221,7 +221,8 @@ async def test_a_base_of_another_platform_is_refused_by_name_and_stays_so(tmp_pa
             assert caught.value.code == "base.platform"
             assert parts.sandbox.calls == []
             await parts.builder.build(stage("((from b))"), BuildContext(platform="linux/mips"))
-    assert fetcher.fetched == ["b"]
+    # Once refused, and so not saved; once for its own platform.
+    assert fetcher.fetched == ["b", "b"]
 
 
 async def test_the_directory_of_a_root_file_system_lets_everybody_in(tmp_path: Path) -> None:
