@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from obuilder._core.db import SCHEMA_VERSION, Database
+from obuilder._core.db import Database
 from obuilder._core.record import StepRecord
 from obuilder.errors import DatabaseError
 from obuilder.types import Id
@@ -133,6 +133,44 @@ async def test_a_parent_that_is_not_known_is_left_out(path: Path) -> None:
     assert [row[4] for row in rows(path)] == [None]
 
 
+async def test_an_adopted_result_has_the_children_that_came_before_it(path: Path) -> None:
+    async with chain(path, "a", "b") as database:
+        with closing(sqlite3.connect(path, isolation_level=None)) as theirs:
+            theirs.execute("INSERT INTO builds VALUES ('d', '2020', '2020', 0, 'c')")
+        await database.adopt(Id("c"), parent=Id("b"), record=None)
+        await database.adopt(Id("c"), parent=Id("b"), record=None)
+        assert children(path) == {"a": 1, "b": 1, "c": 1, "d": 0}
+
+
+@pytest.mark.parametrize("record", [None, RECORD], ids=["unknown", "known"])
+async def test_a_record_that_a_deletion_by_obuilder_left_goes_when_the_id_comes_back(
+    record: StepRecord | None, path: Path
+) -> None:
+    async with chain(path, "a") as database:
+        with closing(sqlite3.connect(path, isolation_level=None)) as theirs:
+            theirs.execute("DELETE FROM builds")
+            theirs.execute("UPDATE obuilder_steps SET digest = 'old'")
+        await database.add(Id("a"), parent=None, record=record)
+        assert await database.record(Id("a")) == record
+    assert rows(path, "PRAGMA foreign_key_check") == []
+
+
+async def test_records_without_a_result_are_swept(path: Path) -> None:
+    async with chain(path, "a", "b") as database:
+        with closing(sqlite3.connect(path, isolation_level=None)) as theirs:
+            theirs.execute("DELETE FROM builds WHERE id = 'b'")
+        await database.sweep()
+        assert await database.record(Id("a")) == RECORD
+        assert await database.record(Id("b")) is None
+
+
+async def test_a_record_can_be_forgotten(path: Path) -> None:
+    async with chain(path, "a") as database:
+        await database.forget_record(Id("a"))
+        assert await database.record(Id("a")) is None
+        assert await database.touch(Id("a"))
+
+
 async def test_a_result_with_children_cannot_be_removed(path: Path) -> None:
     async with chain(path, "a", "b") as database:
         with pytest.raises(DatabaseError, match="FOREIGN KEY"):
@@ -180,39 +218,6 @@ async def test_they_are_gone_after_an_error_too(path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["db.sqlite"]
 
 
-async def test_a_newer_database_is_refused_and_not_changed(path: Path) -> None:
-    async with chain(path, "a"):
-        pass
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    await refused(path, [path])
-
-
-async def test_what_a_newer_program_that_crashed_left_is_not_changed_either(
-    path: Path, tmp_path: Path
-) -> None:
-    async with chain(path, "a"):
-        pass
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-        # A copy taken now is what a crash leaves: the change is in the -wal alone.
-        left = [tmp_path / name for name in ("db.sqlite", "db.sqlite-wal")]
-        for copy in left:
-            copy.write_bytes((path.parent / copy.name).read_bytes())
-    assert left[1].stat().st_size > 0
-    await refused(left[0], left)
-
-
-async def refused(path: Path, files: list[Path]) -> None:
-    before = {file: file.read_bytes() for file in files}
-    with pytest.raises(DatabaseError, match=str(path)) as caught:
-        async with Database.open(path):
-            pytest.fail("opened")
-    assert caught.value.code == "database.newer"
-    assert "upgrade" in (caught.value.hint or "")
-    assert {file: file.read_bytes() for file in files} == before
-
-
 @pytest.mark.parametrize("damage", ["header", "page"])
 async def test_a_damaged_database_is_an_error_that_says_what_to_do(damage: str, path: Path) -> None:
     async with chain(path, *(f"{number:064}" for number in range(100))):
@@ -230,16 +235,6 @@ async def test_a_damaged_database_is_an_error_that_says_what_to_do(damage: str, 
     assert str(path) in (caught.value.hint or "")
     if damage == "header":
         assert path.read_bytes() == bytes(data)
-
-
-async def test_a_place_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Path) -> None:
-    (tmp_path / "state").touch()
-    with pytest.raises(DatabaseError, match=str(tmp_path)):
-        async with Database.open(tmp_path / "state" / "db.sqlite"):
-            pytest.fail("opened")
-    with pytest.raises(DatabaseError, match=str(tmp_path)):
-        async with Database.open(tmp_path):
-            pytest.fail("opened")
 
 
 async def test_many_tasks_and_two_connections_lose_nothing(path: Path) -> None:

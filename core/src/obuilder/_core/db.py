@@ -1,12 +1,11 @@
 """The store's database: OBuilder's table `builds`, and ours beside it.
 
-Times are UTC, `YYYY-MM-DD HH:MM:SS`; `rc` is the number of children. OBuilder
-leaves `user_version` at 0 and never looks at it; we keep our schema's there.
+Times are UTC, `YYYY-MM-DD HH:MM:SS`; `rc` is the number of children.
 """
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -14,44 +13,17 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from obuilder._core.db_connection import connect, naming_errors
 from obuilder._core.record import StepRecord
-from obuilder.errors import DatabaseError
 from obuilder.types import Id
 
-__all__ = ["SCHEMA_VERSION", "Database"]
+__all__ = ["Database"]
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
-_BUSY_S = 30.0
-
 # DATETIME has NUMERIC affinity: only text that is no number is compared as text.
 _NEVER = "9999-12-31"
-_PRIMARY = 0xFF  # of an extended error code
-_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-# The text is OBuilder 0.7's to the blank, so that `.schema` shows no difference.
-_BUILDS = """CREATE TABLE IF NOT EXISTS builds (
-                       id       TEXT PRIMARY KEY,
-                       created  DATETIME NOT NULL,
-                       used     DATETIME NOT NULL,
-                       rc       INTEGER NOT NULL,
-                       parent   TEXT,
-                       FOREIGN KEY (parent) REFERENCES builds (id) ON DELETE RESTRICT
-                     )"""
-_LRU = """CREATE INDEX IF NOT EXISTS lru
-                     ON builds (rc, used) """
-_STEPS = """CREATE TABLE IF NOT EXISTS obuilder_steps (
-  id TEXT PRIMARY KEY REFERENCES builds (id) ON DELETE CASCADE,
-  op TEXT NOT NULL,
-  context TEXT NOT NULL,
-  preimage TEXT NOT NULL,
-  duration_s REAL NOT NULL,
-  size_bytes INTEGER,
-  digest TEXT,
-  platform TEXT
-)"""
 _COLUMNS = "op, context, preimage, duration_s, size_bytes, digest, platform"
 
 
@@ -67,7 +39,7 @@ class Database:
     @asynccontextmanager
     async def open(cls, path: Path) -> AsyncIterator["Database"]:
         """Open or create; refuses a schema newer than ours and changes nothing then."""
-        connection = await anyio.to_thread.run_sync(_connect, path)
+        connection = await anyio.to_thread.run_sync(connect, path)
         database = cls(connection, path)
         try:
             yield database
@@ -89,7 +61,19 @@ class Database:
 
     async def add(self, id: Id, *, parent: Id | None, record: StepRecord | None) -> None:
         """Add a result, count it as its parent's child, and keep its record, at once."""
+        await self._add(id, parent=parent, record=record, children="0")
 
+    async def adopt(self, id: Id, *, parent: Id | None, record: StepRecord | None) -> None:
+        """Add a result that the database does not know, though others may have built on it.
+
+        OBuilder does, with a `parent` that is no row, when whoever saved that one had died.
+        """
+        children = "(SELECT count(*) FROM builds WHERE parent = :id)"
+        await self._add(id, parent=parent, record=record, children=children)
+
+    async def _add(
+        self, id: Id, *, parent: Id | None, record: StepRecord | None, children: str
+    ) -> None:
         def work() -> None:
             with self._transaction() as db:
                 known = (
@@ -102,21 +86,23 @@ class Database:
                 )
                 now = _now()
                 db.execute(
-                    "INSERT INTO builds VALUES (?, ?, ?, 0, ?)"
+                    f"INSERT INTO builds VALUES (:id, :now, :now, {children}, :parent)"  # noqa: S608 - a constant
                     " ON CONFLICT (id) DO UPDATE SET used = excluded.used",
-                    (id, now, now, parent if known else None),
+                    {"id": id, "now": now, "parent": parent if known else None},
                 )
+                # One may be left of a predecessor: OBuilder deletes without our table.
+                db.execute("DELETE FROM obuilder_steps WHERE id = ?", (id,))
                 if record is not None:
                     values = [getattr(record, name.strip()) for name in _COLUMNS.split(",")]
                     db.execute(
-                        "INSERT OR REPLACE INTO obuilder_steps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        "INSERT INTO obuilder_steps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                         (id, *values),
                     )
 
         await self._run(work)
 
     async def record(self, id: Id) -> StepRecord | None:
-        """What we know of a result; None for one that OBuilder made."""
+        """What was kept of a result, or of a predecessor that OBuilder has replaced; or None."""
 
         def work() -> StepRecord | None:
             row = self._connection.execute(
@@ -127,6 +113,24 @@ class Database:
             return StepRecord(**dict(zip(names, row, strict=True))) if row else None
 
         return await self._run(work)
+
+    async def forget_record(self, id: Id) -> None:
+        """Drop what was kept of a result."""
+
+        def work() -> None:
+            with self._transaction() as db:
+                db.execute("DELETE FROM obuilder_steps WHERE id = ?", (id,))
+
+        await self._run(work)
+
+    async def sweep(self) -> None:
+        """Drop the records of results that OBuilder has deleted. Looks at every one."""
+
+        def work() -> None:
+            with self._transaction() as db:
+                db.execute("DELETE FROM obuilder_steps WHERE id NOT IN (SELECT id FROM builds)")
+
+        await self._run(work)
 
     async def remove(self, id: Id) -> None:
         """Forget a result without children; its parent has one child fewer."""
@@ -169,7 +173,7 @@ class Database:
 
     async def _run(self, work: Callable[[], T]) -> T:
         def guarded() -> T:
-            with _errors(self._path):
+            with naming_errors(self._path):
                 return work()
 
         return await anyio.to_thread.run_sync(guarded, limiter=self._one_at_a_time)
@@ -183,64 +187,6 @@ class Database:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    with _errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            # Read-only: closing a connection that may write would empty a crash's `-wal` into it.
-            uri = f"{path.absolute().as_uri()}?mode=ro"
-            with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as reader:
-                _refuse_newer(reader, path)
-        connection = sqlite3.connect(
-            path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        try:
-            _prepare(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-
-def _refuse_newer(connection: sqlite3.Connection, path: Path) -> int:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > SCHEMA_VERSION:
-        raise DatabaseError(
-            f"database {path} has schema {version}, this obuilder knows {SCHEMA_VERSION}",
-            code="database.newer",
-            hint="upgrade obuilder: a newer one has used this store",
-        )
-    return version
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    version = _refuse_newer(connection, path)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    if version < SCHEMA_VERSION:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in (_BUILDS, _LRU, _STEPS, f"PRAGMA user_version = {SCHEMA_VERSION}"):
-            connection.execute(statement)
-        connection.execute("COMMIT")
-
-
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        code, hint = "database.failed", None
-        number = getattr(error, "sqlite_errorcode", 0) & _PRIMARY  # misuse has none
-        if number in _LOCKED:
-            code, hint = "database.locked", "another program holds it open"
-        elif number in _DAMAGED:
-            code, hint = "database.damaged", f"move {path} away: results are found again by builds"
-        raise DatabaseError(f"database {path}: {error}", code=code, hint=hint) from error
-    except OSError as error:
-        raise DatabaseError(f"database {path}: {error.strerror}") from error
 
 
 def _now() -> str:

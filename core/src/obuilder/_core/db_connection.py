@@ -1,0 +1,84 @@
+"""Opening the database, and saying what is wrong with one that cannot be used."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from obuilder._core.db_schema import migrate, refuse_newer
+from obuilder.errors import DatabaseError
+
+__all__ = ["connect", "naming_errors"]
+
+_BUSY_S = 30.0
+_PRIMARY = 0xFF  # of an extended error code
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open or create, with today's schema. DatabaseError; a newer one is not changed."""
+    with naming_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _examine(path)
+        connection = sqlite3.connect(
+            path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            refuse_newer(connection, path)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            migrate(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _examine(path: Path) -> None:
+    """Refuse what cannot be used, and touch nothing then."""
+    if not path.is_file():
+        raise DatabaseError(
+            f"{path} is not a file",
+            code="database.failed",
+            hint="the database is made anew if it is moved away: results are found again by builds",
+        )
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise _read_only(path)
+    wal = path.with_name(f"{path.name}-wal")
+    # Read-only: closing a connection that may write would empty a crash's `-wal` into the
+    # database. Where there is none, reading as if on a disc that nobody changes makes none.
+    immutable = "" if wal.exists() and wal.stat().st_size else "&immutable=1"
+    uri = f"{path.absolute().as_uri()}?mode=ro{immutable}"
+    with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as reader:
+        refuse_newer(reader, path)
+
+
+def _read_only(path: Path) -> DatabaseError:
+    return DatabaseError(
+        f"database {path} cannot be written",
+        code="database.read-only",
+        hint="make it and its file system writable, or run as a user who may write there",
+    )
+
+
+@contextmanager
+def naming_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system say into DatabaseError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code, hint = "database.failed", None
+        number = getattr(error, "sqlite_errorcode", 0) & _PRIMARY  # misuse has none
+        if number == sqlite3.SQLITE_READONLY:
+            raise _read_only(path) from error
+        if number in _LOCKED:
+            code, hint = "database.locked", "another program holds it open"
+        elif number in _DAMAGED:
+            code, hint = "database.damaged", f"move {path} away: results are found again by builds"
+        raise DatabaseError(f"database {path}: {error}", code=code, hint=hint) from error
+    except OSError as error:
+        raise DatabaseError(f"database {path}: {error.strerror}") from error
