@@ -186,6 +186,20 @@ class TestNamedCaches:
         await caches.delete("é" * 200)
         assert caches.names() == []
 
+    async def test_what_obuilder_named_otherwise_is_listed_and_deleted_but_not_used(
+        self, tmp_path: Path
+    ) -> None:
+        caches = open_caches(tmp_path)
+        for name in ("a b", "a%20b", "c" * 220, "other"):
+            (tmp_path / "cache" / name).mkdir()
+        assert caches.names() == ["a b", "c" * 220, "other"]
+        async with caches.use("c" * 220, user=ROOT):
+            pass
+        assert caches.names() == ["a b", "c" * 220, "other"]
+        await caches.delete("c" * 220)
+        await caches.delete("a b")
+        assert [each.name for each in (tmp_path / "cache").iterdir()] == ["other"]
+
     async def test_without_an_atomic_exchange_the_new_version_still_arrives(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

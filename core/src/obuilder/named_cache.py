@@ -129,14 +129,22 @@ class NamedCaches:
             async with self._locks.hold(f"cache-{file_name}"):
                 # The record stays: its generation must never be used twice.
                 await self._store.remove_cache(self._current / file_name)
+                # What OBuilder called so without escaping or shortening it; no step uses these.
+                for other in self._files():
+                    if other != file_name and self._name(other) == name:
+                        await self._store.remove_cache(self._current / other)
 
     def names(self) -> Sequence[str]:
         """The names of all caches that exist."""
-        return [
-            self._record(entry.name).get("name", unescape_name(entry.name, prefix=self._prefix))
-            for entry in sorted(os.scandir(self._current), key=lambda entry: entry.name)
-            if entry.name.startswith(self._prefix)
-        ]
+        return sorted({self._name(file_name) for file_name in self._files()})
+
+    def _files(self) -> list[str]:
+        names = (entry.name for entry in os.scandir(self._current))
+        return sorted(name for name in names if name.startswith(self._prefix))
+
+    def _name(self, file_name: str) -> str:
+        name = unescape_name(file_name, prefix=self._prefix)
+        return self._record(file_name).get("name", name)
 
     def leftovers(self) -> Sequence[Leftover]:
         """The copies that exist now; a key is the name of the lock that its user holds."""

@@ -71,6 +71,31 @@ async def test_a_result_without_the_flag_gets_it_when_it_is_used(open_store: Ope
         assert subvolume.is_read_only(saved)
 
 
+async def test_a_read_only_cache_as_obuilder_leaves_it_gets_a_new_version(
+    open_store: OpenStore,
+) -> None:
+    async with open_store() as store:
+        current = store.root / "cache" / "c-theirs"
+        await subvolume.create(current)
+        (current / "file").write_text("theirs")
+        await subvolume.set_read_only(current, value=True)
+        async with store.cache("theirs", user=ROOT) as copy:
+            assert (copy / "file").read_text() == "theirs"
+            (copy / "file").write_text("ours")
+        assert (current / "file").read_text() == "ours"
+        await subvolume.set_read_only(current, value=True)
+        await store.delete_cache("theirs")
+        assert not current.exists()
+
+
+async def test_obuilder_can_remove_what_a_crash_leaves(open_store: OpenStore) -> None:
+    # It takes each for a subvolume, and does not start if that is wrong.
+    async with open_store() as store, store.build(new_id()), store.cache("c", user=ROOT):
+        left = [*store.root.glob("result-tmp/*"), *store.root.glob("cache-tmp/*")]
+        assert len(left) == 2
+        assert all(subvolume.is_subvolume(path) for path in left)
+
+
 async def test_a_commit_whose_flag_fails_leaves_no_result(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

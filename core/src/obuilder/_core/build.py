@@ -156,7 +156,7 @@ class Builder:
             platform=wanted, spec_dir=walk.context.spec_dir, source_dir=walk.context.src_dir
         )
         done = await self._advance(ImportStep(text=text, context=fetch), walk, holding)
-        record = await self._database.record(done.id)
+        record = await self._keeper.record(done.id, done.path)
         if record and record.platform and not same_platform(record.platform, wanted):
             raise BuildError(
                 f"the base {text} in this store is for {record.platform}, wanted is {wanted}",

@@ -63,6 +63,21 @@ class Keeper:
             # Found after all, by another process: its log is still to be replayed.
             made = None if outcome.cached else outcome
 
+    async def record(self, id: Id, path: Path) -> StepRecord | None:
+        """What is known of a saved result; None for one that OBuilder made."""
+        record = await self._database.record(id)
+        if record is None:
+            return None
+        try:
+            known = await anyio.to_thread.run_sync(read_side_file, path, id)
+        except StoreError:  # damaged, but ours: OBuilder writes no such file
+            return record
+        if known is None:
+            # OBuilder has deleted our result, not knowing our table, and made it anew.
+            await self._database.forget_record(id)
+            return None
+        return record
+
     async def _make(self, step: Step, publish: Callable[[StepLog], None]) -> Outcome:
         async with AsyncExitStack() as held:
             if step.base is not None:
@@ -135,7 +150,7 @@ class Keeper:
             # Saved by a process that died before it told the database.
             known = await anyio.to_thread.run_sync(read_side_file, path, id)
             record = known[1] if known else None
-            await self._database.add(id, parent=parent, record=record)
+            await self._database.adopt(id, parent=parent, record=record)
         return Outcome(path=path, cached=True)
 
     async def _replay(self, id: Id, sink: Sink) -> None:

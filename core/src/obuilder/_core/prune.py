@@ -66,6 +66,7 @@ class Pruner:
                     removed += 1
                 else:
                     skipped.add(id)
+        await self._database.sweep()
         await self._store.complete_deletes()
         return removed
 

@@ -65,4 +65,4 @@ async def _recover_one(
     if known is None:
         return  # not ours: adopted with its parent when a build comes to it
     _logger.warning("adopting result %s, which a dead builder had saved", id)
-    await database.add(id, parent=known[0], record=known[1])
+    await database.adopt(id, parent=known[0], record=known[1])

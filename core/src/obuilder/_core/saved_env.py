@@ -10,9 +10,9 @@ __all__ = ["read_env", "write_env"]
 
 
 def write_env(path: Path, env: Env) -> None:
-    """Write `((env ((K V)…)))`. Blocking; raises OSError."""
+    """Write `((env ((K V)…)))`, like OBuilder without a newline. Blocking; raises OSError."""
     text = to_hum((("env", env),))
-    path.write_bytes(text.encode("utf-8", "surrogateescape") + b"\n")
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def read_env(path: Path) -> Env:

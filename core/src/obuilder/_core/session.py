@@ -163,7 +163,8 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
     fetchers = session.fetchers()
     with _sources_named(settings):
         store = await stack.enter_async_context(store_class.open(settings.location, store_config))
-        sandbox_dir = store.state_dir / "sandbox" / settings.sandbox
+        # Not in `sandbox`: OBuilder takes what it finds there for containers, and stops.
+        sandbox_dir = store.state_dir / "sandboxes" / settings.sandbox
         sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))
     fetcher = await stack.enter_async_context(RoutingFetcher.open(fetchers))
     builder = Builder(store, sandbox, fetcher, observer=plugins.hooks(), platform=settings.platform)

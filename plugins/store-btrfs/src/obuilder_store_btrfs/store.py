@@ -147,6 +147,13 @@ class BtrfsStore(DirectoryStore["BtrfsStore.Config"]):
         except ValueError as error:
             raise StoreError(f"cannot tell the free space of {self.root}: {error}") from error
 
+    async def clone_cache(self, source: Path, target: Path) -> None:
+        # OBuilder leaves its caches read-only, and the kernel renames no such subvolume: it
+        # could not be replaced when the copy is released.
+        if subvolume.is_subvolume(source) and subvolume.is_read_only(source):
+            await subvolume.set_read_only(source, value=False)
+        await super().clone_cache(source, target)
+
     async def size_added(self, id: Id) -> int | None:
         path = self._temporary / id
         since = subvolume.first_own_generation(path)
