@@ -71,7 +71,8 @@ class Statements:
         return changed.rowcount
 
     def children(self, id: str) -> list[str]:
-        assert self._db.execute("SELECT EXISTS(SELECT 1 FROM builds WHERE id = ?)", (id,))
+        known = self._db.execute("SELECT EXISTS(SELECT 1 FROM builds WHERE id = ?)", (id,))
+        assert known.fetchone() == (1,)
         return [row[0] for row in self._db.execute("SELECT id FROM builds WHERE parent = ?", (id,))]
 
     def unused(self, before: str, limit: int) -> list[str]:
@@ -262,7 +263,9 @@ def test_what_obuilder_made_anew_keeps_nothing_of_our_record(
 def test_a_base_of_another_platform_is_refused_as_long_as_it_is_ours(site: Site) -> None:
     with closing(sqlite3.connect(site.database, isolation_level=None)) as connection:
         connection.execute("UPDATE obuilder_steps SET platform = 'linux/s390x'")
-    done = site.command("build", "-f", str(site.command.directory / "spec"), str(site.root))
+    done = site.command(
+        "build", "-f", str(site.command.directory / "spec"), str(site.command.source)
+    )
     assert done.returncode == 1
     assert b"is for linux/s390x" in done.stderr
 
