@@ -277,3 +277,55 @@ async def test_a_name_that_the_file_system_refuses_is_a_store_error(directory: P
     with pytest.raises(StoreError, match="cannot create lock"):
         async with Locks(directory).hold("x" * 300):
             pytest.fail("held")
+
+
+async def test_a_lock_is_free_only_once_the_programs_of_its_dead_holder_are_dead_too(
+    directory: Path, tmp_path: Path
+) -> None:
+    """As when a builder is killed whose helper is still making a snapshot."""
+    helper = """
+import anyio, sys
+from pathlib import Path
+from obuilder.locks import Locks
+from obuilder.process import call
+
+async def main():
+    async with Locks(Path(sys.argv[1])).hold("it"):
+        # It is no child of ours any more when we die, as one that has not got that far.
+        script = 'exec setpriv --pdeathsig clear sh -c "echo $$; exec sleep 1000"'
+        await call(["sh", "-c", script], stdout=1)
+
+anyio.run(main)
+"""
+    reader, writer = os.pipe()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_run_and_close, [sys.executable, "-c", helper, str(directory)], writer)
+            with anyio.fail_after(30):
+                await anyio.wait_readable(reader)
+            helper_pid = int(os.read(reader, 100))
+            os.kill(
+                int(Path(f"/proc/{helper_pid}/stat").read_text().rpartition(")")[2].split()[1]), 9
+            )
+            locks = Locks(directory)
+            got = anyio.Event()
+
+            async def wait() -> None:
+                async with locks.hold("it"):
+                    got.set()
+
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            with locks.try_hold("it") as free:
+                assert not free
+            assert not got.is_set()
+            os.kill(helper_pid, signal.SIGKILL)
+            with anyio.fail_after(30):
+                await got.wait()
+    finally:
+        os.close(reader)
+
+
+async def _run_and_close(argv: list[str], writer: int) -> None:
+    with os.fdopen(writer, "wb") as out:
+        await call(argv, stdout=out.fileno(), stderr=2)

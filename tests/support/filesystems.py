@@ -12,9 +12,7 @@ from obuilder.errors import ProcessError
 from obuilder.process import run
 
 # Not plugins, but full of assertions whose values a failure should show.
-pytest.register_assert_rewrite(
-    "support.store_promises", "support.store_cache_promises", "support.store_tools"
-)
+pytest.register_assert_rewrite("support.store_promises", "support.store_tools")
 
 _IMAGE_BYTES = 2 << 30  # sparse: takes what is written
 

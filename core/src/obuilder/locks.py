@@ -7,6 +7,9 @@ lock and the writing end, and the kernel drops the lock first (`__fput` calls
 `locks_remove_file` before the FIFO's own release), so a woken waiter finds the
 lock free.
 
+Programs that are started while a lock is held have the descriptor too: the lock
+of a builder that was killed is free once its helpers are dead.
+
 The file is removed on release. One that is found unheld belonged to a process
 that died in the middle of what it did: the list of these is the crash journal.
 """
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import anyio
 
+from obuilder._inherited import inherited
 from obuilder.errors import StoreError
 
 __all__ = ["Locks"]
@@ -46,7 +50,8 @@ class Locks:
         while descriptor is None:
             descriptor = await self._wait(name, shared=shared)
         try:
-            yield
+            with inherited(descriptor):
+                yield
         finally:
             self._release(name, descriptor)
 
@@ -55,7 +60,11 @@ class Locks:
         """Hold a lock for the block if it is free now; yields whether it was."""
         descriptor = self._try(name, shared=shared)
         try:
-            yield descriptor is not None
+            if descriptor is None:
+                yield False
+            else:
+                with inherited(descriptor):
+                    yield True
         finally:
             if descriptor is not None:
                 self._release(name, descriptor)

@@ -23,6 +23,7 @@ from typing import IO
 
 import anyio
 
+from obuilder._inherited import descriptors
 from obuilder.errors import ObuilderError, ProcessError
 
 __all__ = ["Completed", "call", "run"]
@@ -156,7 +157,7 @@ async def _started(  # noqa: PLR0913 - private: what run and call have in common
             stderr=streams[2],
             env=environment,
             cwd=cwd,
-            pass_fds=pass_fds,
+            pass_fds=(*pass_fds, *descriptors()),
             umask=umask,
             start_new_session=True,
         )

@@ -15,6 +15,7 @@ from obuilder.directory_store import DirectoryStore, absolute_location, run_tool
 from obuilder.errors import ConfigError, StoreError
 from obuilder.process import run
 from obuilder.types import Id
+from obuilder_store_rsync.acls import repair_acls
 
 __all__ = ["RsyncStore"]
 
@@ -84,6 +85,7 @@ class RsyncStore(DirectoryStore["RsyncStore.Config"]):
 
     async def clone_tree(self, source: Path, target: Path) -> None:
         await run_tool([*_COPY, f"{source}/", f"{target}/"], doing=f"cannot copy {source}")
+        await repair_acls(source, target)
 
     async def remove_tree(self, path: Path) -> None:
         if not await anyio.Path(path).exists():
