@@ -46,6 +46,11 @@ def test_btrfs_and_rsync_agree(obuilder: Command, btrfs_root: Path) -> None:
     script = obuilder.source / "run.sh"
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
+    (obuilder.source / "sub").mkdir()
+    (obuilder.source / "sub" / "inside").write_text("i\n")
+    (obuilder.source / "sub" / "link").symlink_to("inside")
+    os.utime(obuilder.source / "sub" / "link", (5, 999_999_999), follow_symlinks=False)
+    os.utime(obuilder.source / "sub" / "inside", (5, 999_999_998))
     for path in obuilder.source.iterdir():
         os.utime(path, (1_000_000_000, 1_000_000_000))
     stores = {"rsync": obuilder.directory / "store", "btrfs": btrfs_root / "same"}
@@ -61,6 +66,10 @@ def test_btrfs_and_rsync_agree(obuilder: Command, btrfs_root: Path) -> None:
         trees[driver] = listing(root)
         work = root / "work"
         assert (work / "hello.txt").stat().st_mtime == 1_000_000_000
+        assert (work / "sub").stat().st_mtime == 1_000_000_000
+        # busybox's tar cannot do these.
+        link = (work / "sub" / "link").lstat()
+        assert (link.st_uid, link.st_gid, link.st_mtime) == (1000, 1001, 999_999_999)
         assert (work / "d" / "x").stat().st_mtime == (work / "d").stat().st_mtime
         assert "work/skip" not in trees[driver]
         again = obuilder.build(OPS)

@@ -53,6 +53,12 @@ def rootfs(tmp_path: Path) -> Path:
     return path
 
 
+async def refusal(data: bytes, rootfs: Path) -> FetchError:
+    with pytest.raises(FetchError) as caught:
+        await unpack_bytes(data, rootfs)
+    return caught.value
+
+
 async def unpack_bytes(data: bytes, rootfs: Path, *, compression: Compression = "auto") -> Unpacked:
     file = rootfs.parent / "archive"
     file.write_bytes(data)
@@ -145,6 +151,44 @@ async def test_xz_streams_and_padding_are_read_and_garbage_is_not(rootfs: Path) 
     halves = lzma.compress(PLAIN[:1000]) + bytes(8) + lzma.compress(PLAIN[1000:])
     assert (await unpack_bytes(halves, rootfs)).entries == 3
     assert await code_of(PACKED["xz"] + b"garbage", rootfs) == "archive.corrupt"
+
+
+@pytest.mark.parametrize("mtime", [2**80, "9" * 25])
+async def test_a_time_that_no_file_can_have_is_the_archives_fault(
+    rootfs: Path, mtime: int | str
+) -> None:
+    out = io.BytesIO()
+    kind = tarfile.PAX_FORMAT if isinstance(mtime, str) else tarfile.GNU_FORMAT
+    with tarfile.open(fileobj=out, mode="w", format=kind) as file:
+        info = tarfile.TarInfo("directory")
+        info.type = tarfile.DIRTYPE
+        if isinstance(mtime, str):
+            info.pax_headers = {"mtime": mtime}
+        else:
+            info.mtime = mtime
+        file.addfile(info)
+    error = await refusal(out.getvalue(), rootfs)
+    assert error.code == "archive.corrupt"
+    assert "directory" in error.what
+
+
+async def test_attributes_for_all_entries_cannot_fill_the_memory(rootfs: Path) -> None:
+    out = io.BytesIO()
+    for number in range(40):
+        head = {f"OBUILDER.{number}.{key}": "x" * 100 for key in range(500)}
+        out.write(tarfile.TarInfo.create_pax_global_header(head))
+        out.write(tarfile.TarInfo(f"file{number}").tobuf())
+    out.write(bytes(1024))
+    error = await refusal(out.getvalue(), rootfs)
+    assert error.code == "archive.corrupt"
+    assert "attributes for all entries" in error.what
+
+
+async def test_the_headers_of_one_entry_cannot_fill_the_memory(rootfs: Path) -> None:
+    header = tarfile.TarInfo.create_pax_global_header({"OBUILDER.x": "x" * (4 << 20)})
+    error = await refusal(header * 5 + tarfile.TarInfo("file").tobuf() + bytes(1024), rootfs)
+    assert error.code == "archive.corrupt"
+    assert "claims a length" in error.what
 
 
 async def test_data_that_unpacks_to_very_much_is_streamed(rootfs: Path) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "Call",
     "Events",
     "Parts",
+    "Script",
     "ScriptedSandbox",
     "TinyFetcher",
     "base_files",

@@ -165,6 +165,12 @@ class DirectoryStore(Store[C]):
         path = self._results / id
         return path if _is_directory(path) else None
 
+    async def results(self) -> Sequence[Id]:
+        def work() -> list[Id]:
+            return [Id(entry.name) for entry in os.scandir(self._results) if entry.is_dir()]
+
+        return await anyio.to_thread.run_sync(work)
+
     async def log_file(self, id: Id) -> Path:
         running = self._temporary / id
         return (running if _is_directory(running) else self._results / id) / "log"

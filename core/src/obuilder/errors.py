@@ -108,6 +108,10 @@ class CommandFailed(BuildError):
         self.argv = argv
         self.status = status
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors go to other processes: made anew from what it was made of."""
+        return (type(self), (self.argv, self.status), self.__dict__)
+
 
 class SourceError(BuildError):
     """A source of a `copy` is missing, of an unsupported type, or out of bounds."""

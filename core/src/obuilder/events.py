@@ -20,6 +20,7 @@ __all__ = [
     "StageFinished",
     "StageStarted",
     "StepFinished",
+    "StepStarted",
 ]
 
 
@@ -59,6 +60,17 @@ class OpStarted(Event):
 
     op: Op
     workdir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted(Event):
+    """A step is looked up, or made if it has no result yet; `kind` is `from`, `run` or `copy`.
+
+    If it fails, its log and error are kept under `id` in the store's `state/failed`.
+    """
+
+    id: Id
+    kind: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,6 +149,22 @@ class Store(ABC, Generic[C]):
         Before: the caller holds the lock of its key, so its maker is dead or done.
         """
 
+    async def results(self) -> Sequence[Id]:
+        """The ids of all saved results; a store that cannot list them says none.
+
+        Only asked by what looks at the whole store, such as `clean`.
+        """
+        return ()
+
+    async def keep(self, id: Id) -> Path | None:
+        """Keep the tree of the running build `id`, which has failed, for a person to look at.
+
+        Called inside the block of `build`, which will discard it. Returns where
+        it is kept; None: this store keeps none.
+        """
+        del id
+        return None
+
     async def size_added(self, id: Id) -> int | None:
         """Bytes that the running build `id` has added to its base; None: not known.
 

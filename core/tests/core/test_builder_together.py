@@ -8,12 +8,15 @@ import pytest
 from support.builds import (
     Call,
     Events,
+    Script,
     ScriptedSandbox,
     open_parts,
     stage,
 )
 
+from obuilder._core.lock_names import use_lock
 from obuilder.errors import BuildError, CommandFailed
+from obuilder.locks import Locks
 
 pytestmark = pytest.mark.anyio
 
@@ -215,3 +218,60 @@ async def test_two_builders_on_one_store_make_a_step_once(tmp_path: Path) -> Non
     assert one.output == two.output == b"begun\nended\nmore\n"
     assert [id for id, _ in one.steps] == [id for id, _ in two.steps]
     assert dict(two.steps)[one.steps[1][0]] is True
+
+
+async def test_a_build_does_not_wait_for_another_processs_next_step(tmp_path: Path) -> None:
+    may_end, next_begun, may_end_next = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def shared(call: Call) -> None:
+        await call.log.output(b"begun\n")
+        await may_end.wait()
+
+    async def long(call: Call) -> None:
+        next_begun.set()
+        await may_end_next.wait()
+
+    one, two = Events(), Events()
+    scripts: dict[str, Script] = {"shared": shared, "long": long}
+    async with (
+        open_parts(tmp_path / "store", sandbox=ScriptedSandbox(scripts=scripts)) as first,
+        open_parts(tmp_path / "store") as second,
+    ):
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(
+                    first.builder.build,
+                    stage("((from b) (run (shell shared)) (run (shell long)))"),
+                    one.context(),
+                )
+                await one.wait_for(b"begun")
+                begun = anyio.Event()
+
+                async def other() -> None:
+                    begun.set()
+                    spec = stage("((from b) (run (shell shared)) (run (shell quick)))")
+                    await second.builder.build(spec, two.context())
+                    # Only now may the first go on: its next step has not been waited for.
+                    may_end_next.set()
+
+                tasks.start_soon(other)
+                await begun.wait()
+                await anyio.wait_all_tasks_blocked()
+                may_end.set()
+                await next_begun.wait()
+    assert second.sandbox.commands == ["quick"]
+    assert two.output == b"begun\nquick\n"
+
+
+async def test_a_result_is_protected_from_before_it_is_made(tmp_path: Path) -> None:
+    free: list[bool] = []
+
+    async def look(call: Call) -> None:
+        with Locks(tmp_path / "store/state/locks").try_hold(use_lock(call.config.id)) as unused:
+            free.append(unused)
+
+    async with open_parts(
+        tmp_path / "store", sandbox=ScriptedSandbox(scripts={"look": look})
+    ) as parts:
+        await parts.builder.build(stage("((from b) (run (shell look)))"))
+    assert free == [False]

@@ -11,7 +11,9 @@ import anyio
 import pytest
 from support.builds import Call, Events, Parts, ScriptedSandbox, open_parts, stage
 
+from obuilder._core.lock_names import use_lock
 from obuilder.errors import BuildError, CacheBusy, StoreError
+from obuilder.locks import Locks
 from obuilder.types import Id
 
 pytestmark = pytest.mark.anyio
@@ -122,6 +124,30 @@ async def test_what_a_running_build_stands_on_is_not_removed(store: Path) -> Non
                 assert await parts.builder.clean() == 0
                 assert results(store) == {base}
         assert await parts.builder.clean() == 3  # two results and a cache
+
+
+async def test_a_delete_that_is_refused_has_removed_nothing(store: Path) -> None:
+    async with open_parts(store, sandbox=ScriptedSandbox(scripts={})) as parts:
+        chain = await build(parts, "b", "one", "two")
+        await build(parts, "b", "three")
+        before = results(store)
+        # Used by a build that stands on the end of the chain.
+        async with Locks(store / "state/locks").hold(use_lock(chain[-1]), shared=True):
+            with pytest.raises(StoreError) as caught:
+                await parts.builder.delete(chain[0])
+        assert caught.value.code == "store.in-use"
+        assert results(store) == before
+
+
+async def test_clean_removes_what_the_database_does_not_know(store: Path) -> None:
+    async with open_parts(store) as parts:
+        await build(parts, "b", "one", "two")
+    (store / "state/db/db.sqlite").unlink()
+    async with open_parts(store) as parts:
+        gone: list[str] = []
+        assert await parts.builder.clean(on_delete=gone.append) == 3
+    assert results(store) == set()
+    assert len(gone) == 3
 
 
 async def test_another_process_does_not_remove_it_either(store: Path) -> None:

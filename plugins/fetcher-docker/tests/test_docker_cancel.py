@@ -1,14 +1,19 @@
 """A fetch that is cancelled leaves no container and no process, at whatever moment."""
 
 import os
+import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import pytest
 from anyio.abc import ByteStream
 from support.docker_engine import DockerEngine
 from support.docker_fetch import Fetch, running
+
+from obuilder.process import call
 
 pytestmark = pytest.mark.anyio
 
@@ -138,3 +143,38 @@ async def test_a_cancelled_fetch_can_be_made_again(engine: DockerEngine, fetch: 
     (fetch.directory / "scratch").rmdir()
     await fetch("busybox")
     assert (fetch.rootfs / "bin/sh").is_symlink()
+
+
+KILLED = """
+import anyio, os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from support.docker_fetch import Fetch
+fetch = Fetch(Path(sys.argv[1]), host=sys.argv[2])
+fetch.docker = sys.argv[4]
+anyio.run(fetch, "busybox")
+"""
+
+
+async def test_the_container_of_a_killed_builder_goes_with_the_next_fetch(
+    engine: DockerEngine, fetch: Fetch, wrapper: Wrapper, tmp_path: Path
+) -> None:
+    # The builder dies once the container is there, as by `kill -9`.
+    docker = wrapper(
+        'if [ "$1" = export ]; then kill -9 "$PPID"; exec sleep 1000; else exec "$docker" "$@"; fi'
+    )
+    (tmp_path / "killed" / "config").mkdir(parents=True)
+    tests = str(Path(__file__).parents[3] / "tests")
+    argv = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), engine.host, tests, docker]
+    path = {"PATH": os.environ["PATH"], "DOCKER_CONFIG": str(tmp_path / "config")}
+    assert await call(argv, env=path, stderr=2) == -signal.SIGKILL
+    assert len(engine.containers()) == 1
+    # One of a maker of whom nothing is known here is let alone.
+    other = "obuilder-fetch-other"
+    label = "obuilder.fetch=elsewhere x 1 1"
+    engine.docker("create", "--label", label, "--name", other, "busybox", "/none")
+    try:
+        await fetch("busybox")
+        assert engine.docker("ps", "--all", "--format", "{{.Names}}").split() == [other]
+    finally:
+        engine.docker("rm", "--force", other)

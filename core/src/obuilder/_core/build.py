@@ -166,6 +166,7 @@ class Builder:
         return done
 
     async def _advance(self, step: Step, walk: "_Walk", holding: AsyncExitStack) -> BuildResult:
+        await walk.telling.step_started(step.id, step.kind)
         async with walk.observer.step(step.id, step.kind) as observed, AsyncExitStack() as taken:
             outcome: Outcome = await taken.enter_async_context(
                 self._keeper.result(step, walk.telling.piece)

@@ -14,6 +14,7 @@ from obuilder._core.build_log import StepLog, read_chunks
 from obuilder._core.db import Database
 from obuilder._core.failed import keep_failure
 from obuilder._core.inflight import Inflight, Outcome, Sink
+from obuilder._core.lock_names import use_lock
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
 from obuilder._core.steps import Backends, Step
 from obuilder.errors import ObuilderError, StoreError
@@ -28,8 +29,11 @@ _logger = logging.getLogger(__name__)
 class Keeper:
     """Gives a step's result: the saved one, or one made by whoever comes first.
 
-    The lock of an id is held alone by whoever makes or deletes the result, and
-    shared by whoever builds on it.
+    An id has two locks. Its own is held alone by whoever makes or deletes the
+    result. The one of its use is held shared by whoever wants or builds on it,
+    from before it looks for the result until it is done with it, and alone by
+    who deletes: so a maker waits for another maker only, and never for users,
+    whose next step may take hours.
     """
 
     def __init__(
@@ -46,22 +50,20 @@ class Keeper:
     @asynccontextmanager
     async def result(self, step: Step, sink: Sink) -> AsyncIterator[Outcome]:
         """The step's result, which nobody can delete inside the block."""
-        made: Outcome | None = None
-        while True:
-            if not self._inflight.is_running(step.id):
+        async with self._locks.hold(use_lock(step.id), shared=True):
+            outcome: Outcome | None = None
+            if not self._inflight.is_running(step.id) and await self._store.result(step.id):
+                # A maker elsewhere that is about to save it is waited for.
                 async with self._locks.hold(step.id, shared=True):
-                    found = await self._load(step.id, step.base)
-                    if found is not None:
-                        if made is None:
-                            await self._replay(step.id, sink)
-                            self.hits += 1
-                        yield made or found
-                        return
-            outcome = await self._inflight.share(
-                step.id, lambda publish: self._make(step, publish), sink
-            )
-            # Found after all, by another process: its log is still to be replayed.
-            made = None if outcome.cached else outcome
+                    outcome = await self._load(step.id, step.base)
+            if outcome is None:
+                outcome = await self._inflight.share(
+                    step.id, lambda publish: self._make(step, publish), sink
+                )
+            if outcome.cached:  # also if another process made it while we waited
+                await self._replay(step.id, sink)
+                self.hits += 1
+            yield outcome
 
     async def record(self, id: Id, path: Path) -> StepRecord | None:
         """What is known of a saved result; None for one that OBuilder made."""
@@ -82,7 +84,7 @@ class Keeper:
         async with AsyncExitStack() as held:
             if step.base is not None:
                 # For as long as the step takes, also when its clients have left.
-                await held.enter_async_context(self._locks.hold(step.base, shared=True))
+                await held.enter_async_context(self._locks.hold(use_lock(step.base), shared=True))
             await held.enter_async_context(self._locks.hold(step.id))
             path = await self._load(step.id, step.base)
             if path is not None:
@@ -138,6 +140,7 @@ class Keeper:
         kept = self._store.state_dir / "failed"
         try:
             await anyio.to_thread.run_sync(lambda: keep_failure(kept, id, log, error=error))
+            _logger.info("the log of the failed step is kept in %s", kept / id)
         except OSError as failure:
             # The step's own error matters more than our copy of its log.
             _logger.warning("the log of failed step %s could not be kept: %s", id, failure)

@@ -128,6 +128,9 @@ class Telling:
             events.OpStarted(seq=self._seq(), stage=self._stage, op=op, workdir=workdir)
         )
 
+    async def step_started(self, id: Id, kind: str) -> None:
+        await self._tell(events.StepStarted(seq=self._seq(), stage=self._stage, id=id, kind=kind))
+
     async def piece(self, piece: bytes | str) -> None:
         """Output or a note of the current step."""
         if isinstance(piece, bytes):

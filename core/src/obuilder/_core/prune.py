@@ -1,12 +1,14 @@
 """Removing results and caches that nothing uses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import anyio
 
 from obuilder._core.db import Database
+from obuilder._core.lock_names import use_lock
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.interfaces import Store
 from obuilder.locks import Locks
@@ -39,13 +41,14 @@ class Pruner:
         while rest:
             order.append(rest.pop())
             rest.extend(await self._database.children(order[-1]))
+        # Before the first one goes: a chain is deleted whole or not at all.
+        for each in order:
+            with self._alone(each) as free:
+                if not free:
+                    raise _in_use(each)
         for each in reversed(order):
             if not await self._remove(each, on_delete):
-                raise StoreError(
-                    f"result {each} is in use by a running build",
-                    code="store.in-use",
-                    hint="try again when the build has ended",
-                )
+                raise _in_use(each)
         await self._store.complete_deletes()
         return len(order)
 
@@ -73,6 +76,7 @@ class Pruner:
     async def clean(self, *, on_delete: Callable[[str], None] | None = None) -> int:
         """Remove every result and every cache that nothing uses."""
         removed = await self.prune(before=None, limit=2**62, on_delete=on_delete)
+        removed += await self._remove_unknown(on_delete)
         for name in await self._store.caches():
             if on_delete:
                 on_delete(f"cache {name}")
@@ -84,11 +88,32 @@ class Pruner:
         await self._store.complete_deletes()
         return removed
 
+    async def _remove_unknown(self, on_delete: OnDelete | None) -> int:
+        """Results that the database does not know: it was lost, or a crash came in between."""
+        unknown = [id for id in await self._store.results() if not await self._is_known(id)]
+        refused: list[Id] = []
+        removed = 0
+        while unknown:
+            for id in unknown:
+                try:
+                    removed += await self._remove(id, on_delete)
+                except StoreError:  # the next round tells: another may have been built on it
+                    refused.append(id)
+            if len(refused) == len(unknown):
+                raise StoreError(f"cannot remove {len(refused)} results, such as {refused[0]}")
+            unknown, refused = refused, []
+        return removed
+
     async def _is_known(self, id: Id) -> bool:
         return await self._database.touch(id)
 
+    @contextmanager
+    def _alone(self, id: Id) -> Iterator[bool]:
+        with self._locks.try_hold(use_lock(id)) as unused, self._locks.try_hold(id) as unmade:
+            yield unused and unmade
+
     async def _remove(self, id: Id, on_delete: OnDelete | None) -> bool:
-        with self._locks.try_hold(id) as free:
+        with self._alone(id) as free:
             if not free or await self._database.children(id):
                 return False
             if on_delete:
@@ -97,3 +122,11 @@ class Pruner:
                 await self._store.delete(id)
                 await self._database.remove(id)
             return True
+
+
+def _in_use(id: Id) -> StoreError:
+    return StoreError(
+        f"result {id} is in use by a running build",
+        code="store.in-use",
+        hint="try again when the build has ended",
+    )

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tarfile import TarInfo
 from typing import IO, Protocol
 
 import anyio
@@ -183,7 +184,7 @@ class CopyStep:
         except OSError as error:
             raise StoreError(f"cannot make a pipe for the copy: {error.strerror}") from error
         failures: list[Exception] = []
-        sent: SourceError | OSError | None = None
+        sent: Sequence[TarInfo] | SourceError | OSError = ()
 
         async def receive() -> None:
             try:
@@ -214,13 +215,14 @@ class CopyStep:
             raise sent
         if failures:
             raise failures[0]
-        if sent is not None:
+        if isinstance(sent, OSError):
             raise StoreError(f"cannot send to the sandbox: {sent}") from sent
+        await anyio.to_thread.run_sync(transfer.finish, directory / "rootfs", sent)
         return self.record
 
-    def _send(self, rootfs: Path, output: IO[bytes]) -> SourceError | OSError | None:
+    def _send(self, rootfs: Path, output: IO[bytes]) -> Sequence[TarInfo] | SourceError | OSError:
         try:
-            transfer.send(
+            sent = transfer.send(
                 source=self.source,
                 manifests=self.manifests,
                 dst=self.dst,
@@ -235,7 +237,7 @@ class CopyStep:
             with suppress(OSError):
                 output.close()  # a receiver that still reads must not wait for more
             return error
-        return None
+        return sent
 
 
 async def copy_step(base: Id, context: Context, op: ast.Copy, *, source: Path) -> CopyStep:

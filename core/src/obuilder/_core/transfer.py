@@ -22,11 +22,14 @@ from obuilder.errors import SourceError
 from obuilder.spec import to_mach
 from obuilder.types import User
 
-__all__ = ["RECEIVER", "RECEIVER_ENV", "send"]
+__all__ = ["RECEIVER", "RECEIVER_ENV", "finish", "send"]
 
 RECEIVER = ("tar", "-xf", "-")
 RECEIVER_ENV = (("PATH", "/bin:/usr/bin"),)
 """What runs in the sandbox, as OBuilder runs it."""
+
+_OF_THE_SANDBOX = ("dev", "proc", "sys")
+"""Directories where a sandbox mounts its own: what is copied there is in no snapshot."""
 
 _MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
 _CHUNK_BYTES = 1 << 20
@@ -40,8 +43,10 @@ def send(
     user: User,
     rootfs: Path,
     output: IO[bytes],
-) -> None:
+) -> Sequence[tarfile.TarInfo]:
     """Write the archive that puts `manifests` at `dst` in `rootfs`. Blocking.
+
+    Returns the links and directories that it has sent, for `finish`.
 
     `dst` that ends with `/` takes each manifest by its last name, and spreads
     the source root. Any other becomes the one manifest; a directory is spread
@@ -55,6 +60,48 @@ def send(
             name = manifest.path.rpartition("/")[2]
             target = f"{dst}{name}" if into_directory else dst
             sender.add(manifest, target)
+    return sender.sent
+
+
+def finish(rootfs: Path, sent: Sequence[tarfile.TarInfo]) -> None:
+    """Give links and directories the owner and time that busybox's tar does not. Blocking.
+
+    Called when nothing runs in the snapshot. Every directory on the way is
+    opened from the one before it and no link is followed, so that nothing in
+    the image leads outside. Raises SourceError if one of them is not there.
+    """
+    # The deepest first: what is done in a directory changes its time.
+    for info in sorted(sent, key=lambda info: info.name.count("/"), reverse=True):
+        parent, _, name = info.name.rpartition("/")
+        try:
+            descriptor = _open_below(rootfs, parent)
+            try:
+                found = os.lstat(name, dir_fd=descriptor)
+                if (found.st_uid, found.st_gid) != (info.uid, info.gid):
+                    os.chown(name, info.uid, info.gid, dir_fd=descriptor, follow_symlinks=False)
+                if found.st_mtime_ns != info.mtime * 10**9:
+                    times = (int(info.mtime), int(info.mtime))
+                    os.utime(name, times, dir_fd=descriptor, follow_symlinks=False)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise SourceError(
+                f"{to_mach(info.name)} is not in the snapshot after it was copied:"
+                f" {error.strerror}",
+                code="copy.lost",
+            ) from error
+
+
+def _open_below(rootfs: Path, place: str) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(rootfs, flags)
+    for part in place.split("/") if place else ():
+        try:
+            below = os.open(part, flags, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = below
+    return descriptor
 
 
 class _Sender:
@@ -64,12 +111,14 @@ class _Sender:
         self._user = user
         self._root = Root(rootfs)
         self._made: set[str] = set()
+        self.sent: list[tarfile.TarInfo] = []
 
     def add(self, manifest: Manifest, target: str) -> None:
         if isinstance(manifest, Directory):
             self._directory(manifest, target)
             return
         place = self._root.resolve(target, follow_last=False)
+        _refuse_the_sandboxes(place)
         if not place:
             raise SourceError(
                 f"cannot copy {to_mach(manifest.path)} as the root directory",
@@ -88,6 +137,7 @@ class _Sender:
         if target != manifest.target:
             raise _changed(manifest.path)
         self._archive.addfile(info)
+        self.sent.append(info)
 
     def _parents(self, place: str) -> None:
         """Entries for the directories on the way that do not exist: ours, 0755, now."""
@@ -97,6 +147,7 @@ class _Sender:
 
     def _directory(self, manifest: Directory, target: str) -> None:
         place = self._root.resolve(target)
+        _refuse_the_sandboxes(place)
         if place:
             self._parents(place)
             with _reading(manifest.path):
@@ -113,6 +164,7 @@ class _Sender:
         info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, mtime
         info.uid, info.gid = self._user.uid, self._user.gid
         self._archive.addfile(info)
+        self.sent.append(info)
 
     def _file(self, manifest: File, place: str) -> None:
         # Non-blocking, so that a fifo which has taken the file's place cannot hang us.
@@ -183,6 +235,15 @@ class Root:
     def is_directory(self, place: str) -> bool:
         """Whether a resolved path is a directory now."""
         return stat.S_ISDIR(_mode(self._rootfs / place))
+
+
+def _refuse_the_sandboxes(place: str) -> None:
+    if place.partition("/")[0] in _OF_THE_SANDBOX:
+        raise SourceError(
+            f"cannot copy to {to_mach('/' + place)}: a sandbox has a directory of its own there",
+            code="copy.dst",
+            hint="copy to another place",
+        )
 
 
 class _HashingReader(io.RawIOBase):

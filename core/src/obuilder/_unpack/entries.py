@@ -9,7 +9,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO, TypeVar, cast
 
 from obuilder._unpack.attributes import (
@@ -29,6 +29,8 @@ __all__ = ["unpack_entries"]
 _T = TypeVar("_T")
 _VOLUME_LABEL = b"V"
 _BLOCK = 512
+_GLOBAL_LIMIT = 1 << 20
+"""Of PAX attributes that hold for all entries that follow; tarfile keeps every one: 1 MiB."""
 
 _IN_THE_WAY = frozenset(
     {
@@ -46,6 +48,17 @@ _IN_THE_WAY = frozenset(
 def unpack_entries(stream: ArchiveStream) -> dict[str, object]:
     """Unpack all of `stream` into `/`: number of entries, sum of file sizes, SHA-256."""
     return _Unpacking(stream).run()
+
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """What goes wrong is told as the fault of the entry `name`."""
+    try:
+        yield
+    except OSError as error:
+        raise _refused(error, name) from error
+    except (ValueError, OverflowError) as error:
+        raise corrupt(f"entry {show(name)} cannot be made: {error}") from error
 
 
 class _Unpacking:
@@ -67,16 +80,16 @@ class _Unpacking:
         for member in _members(self._stream):
             if member.type == _VOLUME_LABEL:
                 continue
-            try:
+            with _blaming(member.name):
                 self._place(member)
-            except OSError as error:
-                raise _refused(error, member.name) from error
-            except (ValueError, OverflowError) as error:
-                raise corrupt(f"entry {show(member.name)} cannot be made: {error}") from error
             self._entries += 1
         digest = self._stream.finish()
         for path, when_ns in self._directory_times.items():
-            with suppress(FileNotFoundError, NotADirectoryError):  # replaced by a later entry
+            with (
+                _blaming(os.fsdecode(path)),
+                # Replaced by a later entry.
+                suppress(FileNotFoundError, NotADirectoryError),
+            ):
                 os.utime(path, ns=(when_ns, when_ns), follow_symlinks=False)
         return {"entries": self._entries, "size_bytes": self._size, "sha256": digest}
 
@@ -212,6 +225,7 @@ def _members(stream: ArchiveStream) -> Iterator[tarfile.TarInfo]:
                 tar = _Tar(
                     fileobj=cast("IO[bytes]", stream), encoding="utf-8", errors="surrogateescape"
                 )
+            stream.begin_entry()
             member = tar.next()
         except (
             tarfile.TarError,
@@ -226,6 +240,8 @@ def _members(stream: ArchiveStream) -> Iterator[tarfile.TarInfo]:
             raise corrupt(f"the header near byte {stream.tell()} is damaged: {error}") from error
         if member is None:
             break
+        if sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > _GLOBAL_LIMIT:
+            raise corrupt(f"the attributes for all entries have more than {_GLOBAL_LIMIT} bytes")
         yield member
         tar.members.clear()  # tarfile remembers every entry otherwise
     if stream.ended:

@@ -13,7 +13,7 @@ __all__ = ["ArchiveStream", "RefusedError", "corrupt", "truncated"]
 
 _PIECE_BYTES = 1 << 20
 _HEADER_LIMIT_BYTES = 16 << 20
-"""The longest header (names, attributes, sparse map) of one entry: 16 MiB."""
+"""All headers (names, attributes, sparse map) that one entry may have: 16 MiB."""
 _XZ_MEMORY_BYTES = 512 << 20
 """What a decoder may use; `xz -9` asks for 65 MiB."""
 _BLOCK = 512
@@ -60,6 +60,7 @@ class ArchiveStream:
         self._pieces = _decoded(self._raw, compression)
         self._piece = memoryview(b"")
         self._position = 0
+        self._header_bytes = 0
         self.last = b""
         """What `read` returned last: the block that tarfile stopped at."""
         self.ended = False
@@ -76,7 +77,8 @@ class ArchiveStream:
 
     def read(self, size: int) -> bytes:
         """`size` bytes of header, fewer at the end."""
-        if not 0 <= size <= _HEADER_LIMIT_BYTES:
+        self._header_bytes += max(0, size)
+        if size < 0 or self._header_bytes > _HEADER_LIMIT_BYTES:
             raise corrupt(f"a header at byte {self._position} claims a length of {size} bytes")
         parts = []
         while size and (part := self.take(size)):
@@ -85,6 +87,10 @@ class ArchiveStream:
         self.ended = self.ended or size > 0
         self.last = b"".join(parts)
         return self.last
+
+    def begin_entry(self) -> None:
+        """The headers that follow are another entry's."""
+        self._header_bytes = 0
 
     def tell(self) -> int:
         return self._position

@@ -16,6 +16,7 @@ from obuilder.errors import FetchError, ProcessError
 from obuilder.interfaces import BuildLog
 from obuilder.types import Env
 from obuilder_fetcher_docker.failures import ARCHIVE_FORM, failure
+from obuilder_fetcher_docker.makers import LABEL, is_dead, maker
 from obuilder_fetcher_docker.reference import Reference, repository
 
 __all__ = ["CONTAINER_PREFIX", "Docker", "Image"]
@@ -99,7 +100,8 @@ class Docker:
         name = CONTAINER_PREFIX + secrets.token_hex(8)
         # By its id, so that a tag moved meanwhile cannot change what is exported. The
         # command is for images that have none; network `none`: nothing to set up.
-        options = ["--pull", "never", "--network", "none", "--label", "obuilder.fetch"]
+        options = ["--pull", "never", "--network", "none"]
+        options += ["--label", f"{LABEL}={maker()}"]
         if image.platform is not None:
             options += ["--platform", image.platform]
         argv = ("create", *options, "--name", name, "--", image.id, "/none")
@@ -115,6 +117,18 @@ class Docker:
     async def export(self, container: str, sink: int) -> None:
         """Write the container's file system to descriptor `sink` as a tar stream."""
         await self._call("export the image", ("export", container), stdout=sink)
+
+    async def remove_orphans(self, log: BuildLog) -> None:
+        """Remove the containers of builders of this machine that are dead."""
+        form = f'{{{{.Names}}}} {{{{.Label "{LABEL}"}}}}'
+        argv = [self.program, "ps", "--all", "--filter", f"label={LABEL}", "--format", form]
+        try:
+            listed = (await process.run(argv, env=self.environment)).stdout.decode()
+        except ProcessError:  # what the engine has against us, the fetch itself will tell
+            return
+        for name, _, label in (line.partition(" ") for line in listed.splitlines()):
+            if name.startswith(CONTAINER_PREFIX) and is_dead(label):
+                await self._remove(name, log)
 
     async def _remove(self, name: str, log: BuildLog) -> None:
         removed = False

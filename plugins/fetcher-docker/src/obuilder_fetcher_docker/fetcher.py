@@ -51,6 +51,8 @@ class DockerFetcher(Fetcher["DockerFetcher.Config"]):
     def __init__(self, config: Config, environment: dict[str, str]) -> None:
         self._config = config
         self._environment = environment
+        # Once a process is enough: dead builders get no more of them.
+        self._swept = False
 
     @classmethod
     @asynccontextmanager
@@ -81,6 +83,9 @@ class DockerFetcher(Fetcher["DockerFetcher.Config"]):
         image = await docker.find()
         if image is None or not image.is_for(context.platform):
             image = await _pulled(docker, image, wanted=context.platform, log=log)
+        if not self._swept:
+            self._swept = True
+            await docker.remove_orphans(log)
         async with docker.container(image, log) as container:
             await _export(docker, container, rootfs)
         return BaseImage(env=image.env, digest=image.digest(reference), platform=image.platform)
