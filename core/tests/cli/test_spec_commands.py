@@ -1,6 +1,9 @@
 """`obuilder check` and `obuilder fmt`: every file is looked at, and nothing is lost."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -111,6 +114,73 @@ def test_fmt_leaves_a_wrong_spec_alone_and_goes_on(spec: Path, tmp_path: Path) -
     assert done.stderr.startswith(f"{spec}:2:3: ")
     assert spec.read_text() == WRONG
     assert other.read_text() != LOOSE
+
+
+def test_fmt_keeps_the_owner_and_every_name(spec: Path, tmp_path: Path) -> None:
+    spec.write_text(LOOSE)
+    os.chown(spec, 1000, 1001)
+    assert run("fmt", spec).exit_code == 0
+    assert (spec.stat().st_uid, spec.stat().st_gid) == (1000, 1001)
+    spec.write_text(LOOSE)
+    (tmp_path / "other").hardlink_to(spec)
+    assert run("fmt", spec).exit_code == 0
+    assert (tmp_path / "other").read_text() == spec.read_text() != LOOSE
+
+
+def test_fmt_leaves_what_it_may_not_write() -> None:
+    # As somebody who owns the file and its directory, and has made the file read-only.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        spec = Path(directory) / "spec"
+        spec.write_text(LOOSE)
+        for path in (spec, spec.parent):
+            os.chown(path, 65534, 65534)
+        spec.chmod(0o444)
+        done = subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
+            + ["from obuilder._cli.main import main; main()", "fmt", str(spec)],
+            capture_output=True,
+            check=False,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert done.returncode == 2, done.stderr
+        assert done.stderr == f"{spec}: it is read-only\n".encode()
+        assert spec.read_text() == LOOSE
+
+
+def test_standard_input_is_read_once_and_no_path_is_empty(spec: Path) -> None:
+    assert "can be read once" in run("check", "-", "-", stdin=GOOD.encode()).stderr
+    assert "found an empty path" in run("check", "").stderr
+
+
+def test_check_reads_on_as_what_was_meant(spec: Path) -> None:
+    spec.write_text("""((build x ((form a) (run (shell y)) (rnu z)))
+ (biuld y ((from b)))
+ (build z ((from a)) oops)
+ (from b)
+ (copy (from (build x)) (src a) (dst b))
+ (copy (from (build y)) (src a) (dst b))
+ (copy (from (build z)) (src a) (dst b))
+ (run (shel x))
+ (run (shell x) (cache (a) (b)) (secrets (s)))
+ (run (shell x y) (chace (a (target /a))) (netwrk host))
+ (copy (from (build nope)) (src a) (dst (x)) (exlude y))
+ (user (uid x) (gid y))
+ (build w ((from q) (zzz))))""")
+    lines = [line for line in run("check", spec).stderr.splitlines() if line[0] not in " F"]
+    assert [line.removeprefix(f"{spec}:").split(": ")[0] for line in lines] == [
+        *("1:13", "1:38", "2:3", "3:2", "8:8", "9:24", "9:28", "9:42", "10:7", "10:20", "10:44"),
+        *("11:21", "11:41", "11:47", "12:13", "12:21", "13:2", "13:22"),
+    ]
+
+
+def test_check_tells_a_hundred_errors_and_in_good_time(spec: Path) -> None:
+    builds = "".join(f"(build n{number} ((from a)))" for number in range(8000))
+    copies = "".join(f"(copy (from (build m{number})) (src a) (dst b))" for number in range(8000))
+    spec.write_text(f"({builds}(from b){copies})")
+    done = run("check", spec)
+    assert done.stderr.count("unknown stage") == 100
+    assert "more than 100 errors" in done.stderr
 
 
 def test_fmt_writes_through_a_link(spec: Path, tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ BAD: list[tuple[Callable[[], object], str, str]] = [
     (lambda: copy("x", "y", exclude="z"), "spec.type", "exclude"),
     (lambda: env("a", 1), "spec.type", "value"),  # type: ignore[arg-type]  # as above
     (lambda: user(True, 0), "spec.type", "user: uid"),
+    (lambda: user(10**6000, 0), "spec.invalid", "user: uid"),
+    (lambda: env("a", b"\xe2\x82\xac".decode("ascii", "surrogateescape")), "spec.text", "value"),
     (lambda: user(0, 2**62), "spec.invalid", "user: gid"),
     (lambda: cache("a", "/b", buildkit_options=["x"]), "spec.type", "buildkit_options[0]"),  # type: ignore[list-item]  # as above
     (lambda: stage("a", ["make"]), "spec.type", "ops[0]"),  # type: ignore[list-item]  # as above

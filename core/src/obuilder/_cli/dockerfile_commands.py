@@ -62,7 +62,6 @@ def from_dockerfile(
     """Print a Dockerfile as a spec, or all that has no equal in one."""
     from obuilder._cli import inputs  # noqa: PLC0415
     from obuilder.spec import from_dockerfile as convert  # noqa: PLC0415
-    from obuilder.spec import pretty  # noqa: PLC0415
 
     text = inputs.read_input(dockerfile, where="DOCKERFILE", code="cli.dockerfile")
     directory = None if context is None else inputs.source_directory(context)
@@ -72,7 +71,7 @@ def from_dockerfile(
     )
     for note in converted.notes:
         say(f"obuilder: note: {note}")
-    print_out(f"{pretty(converted.stage)}\n")
+    print_out(f"{converted.stage}\n")
 
 
 def _kind(context: Path | None) -> "Kind":

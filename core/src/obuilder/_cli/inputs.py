@@ -49,7 +49,9 @@ def read_spec(path: str) -> SpecSource:
 
 def read_input(path: str, *, where: str, code: str) -> bytes:
     """A file, or standard input for `-`. ConfigError."""
-    return sys.stdin.buffer.read() if path == "-" else _read(Path(path), where=where, code=code)
+    if path == "-":
+        return sys.stdin.buffer.read()
+    return _read(_named(path, where=where), where=where, code=code)
 
 
 def source_directory(text: str) -> Path:

@@ -1,6 +1,5 @@
 """The commands about specs alone: they open no store and run as any user."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,9 +8,7 @@ from obuilder._cli.global_options import GlobalOptions, with_global_options
 
 __all__ = ["check", "fmt"]
 
-Specs = Annotated[
-    list[Path], typer.Argument(metavar="SPEC…", help="Files; - reads standard input.")
-]
+Specs = Annotated[list[str], typer.Argument(metavar="SPEC…", help="Files; - reads standard input.")]
 
 
 @with_global_options

@@ -1,6 +1,8 @@
 """What `check` and `fmt` do with a list of spec files: each one, whatever is wrong with another."""
 
 import difflib
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +14,12 @@ from obuilder.spec import check, format_spec
 
 __all__ = ["check_files", "format_files"]
 
-_STDIN = Path("-")
+_STDIN = "-"
 
 
-def check_files(paths: Sequence[Path]) -> int:
+def check_files(paths: Sequence[str]) -> int:
     """Print every error of every file, and a summary; the exit status, 2 if there is one."""
+    _once(paths)
     found = wrong = 0
     for path in paths:
         errors = _errors(path)
@@ -31,23 +34,24 @@ def check_files(paths: Sequence[Path]) -> int:
     return 0
 
 
-def _errors(path: Path) -> Sequence[SpecError | ConfigError]:
+def _errors(path: str) -> Sequence[SpecError | ConfigError]:
     try:
-        return check(read_input(str(path), where=str(path), code="cli.spec-file"), file=_name(path))
+        return check(_read(path), file=_name(path))
     except ConfigError as error:  # the next file may be better
         return (error,)
 
 
-def format_files(paths: Sequence[Path], *, check: bool, diff: bool) -> int:
+def format_files(paths: Sequence[str], *, check: bool, diff: bool) -> int:
     """Format files in place, standard input to standard output.
 
     With `check` or `diff` nothing is written. The exit status: 2 if one cannot
     be read, parsed or written, 1 if `check` found one to change.
     """
+    _once(paths)
     changed = failed = 0
     for path in paths:
         try:
-            before = read_input(str(path), where=str(path), code="cli.spec-file")
+            before = _read(path)
             after = format_spec(before, file=_name(path))
             if path == _STDIN and not (check or diff):
                 print_out(after)
@@ -69,15 +73,34 @@ def format_files(paths: Sequence[Path], *, check: bool, diff: bool) -> int:
     return FAILED if check and changed else 0
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _once(paths: Sequence[str]) -> None:
+    if paths.count(_STDIN) > 1:
+        raise ConfigError("standard input can be read once", where=_STDIN, code="cli.spec-file")
+
+
+def _read(path: str) -> bytes:
+    return read_input(path, where=path or "SPEC", code="cli.spec-file")
+
+
+def _replace(path: str, data: bytes) -> None:
     try:
         # Through a link, as an editor does, and with the rights that it had.
-        target = path.resolve(strict=True)
-        write_file(target, data, mode=target.stat().st_mode & 0o7777)
+        target = Path(path).resolve(strict=True)
+        status = target.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "is not a regular file"
+        elif not os.access(target, os.W_OK):
+            what = "is read-only"
+        elif status.st_nlink > 1:
+            target.write_bytes(data)  # its other names are to go on naming it
+            return
+        else:
+            owner = (status.st_uid, status.st_gid)
+            write_file(target, data, mode=stat.S_IMODE(status.st_mode), owner=owner)
+            return
     except OSError as error:
-        raise ConfigError(
-            f"cannot write: {error.strerror}", where=str(path), code="cli.spec-file"
-        ) from None
+        what = f"cannot be written: {error.strerror}"
+    raise ConfigError(f"it {what}", where=path, code="cli.spec-file")
 
 
 def _diff(before: bytes, after: bytes, *, name: str) -> bytes:
@@ -95,8 +118,8 @@ def _diff(before: bytes, after: bytes, *, name: str) -> bytes:
     )
 
 
-def _name(path: Path) -> str:
-    return "<stdin>" if path == _STDIN else str(path)
+def _name(path: str) -> str:
+    return "<stdin>" if path == _STDIN else path
 
 
 def _count(number: int, what: str) -> str:

@@ -1,6 +1,6 @@
 """Taking S-expressions apart with errors that say where, what was found, and what was expected."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -10,12 +10,15 @@ from obuilder.spec.printer import quoted, to_mach
 from obuilder.spec.sexp import Node
 from obuilder.spec.suggest import nearest
 
-__all__ = ["Expect", "Fields", "shown"]
+__all__ = ["MOST_ERRORS", "QUOTES", "EnoughError", "Expect", "Fields", "ToldError", "shown"]
 
 T = TypeVar("T")
 
 _LONGEST_SHOWN = 60
 _MOST_CHOICES = 10
+QUOTES = "text with blanks goes in quotes"
+MOST_ERRORS = 100
+"""Told of one file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,14 @@ def shown(node: Node) -> str:
     return f"({head} ...)" if len(value) > 1 else f"({head})"
 
 
+class ToldError(Exception):
+    """Something that cannot be made, of which the reason has been added already."""
+
+
+class EnoughError(Exception):
+    """More errors than anybody reads."""
+
+
 class Expect:
     """Reads nodes of one file; every complaint names it.
 
@@ -67,14 +78,24 @@ class Expect:
         try:
             return read(node)
         except SpecError as error:
-            self._found.append(error)
-            return None
+            self.report(error)
+        except ToldError:
+            pass
+        return None
+
+    def each(self, read: Callable[[Node], T], nodes: Iterable[Node]) -> tuple[T, ...]:
+        """What `read` makes of each of them; without those whose error was added."""
+        made = (self.attempt(read, node) for node in nodes)
+        return tuple(one for one in made if one is not None)
 
     def report(self, error: SpecError) -> None:
         """Add an error that does not keep the rest from being read, or raise it."""
         if self._found is None:
             raise error
-        self._found.append(error)
+        if len(self._found) >= MOST_ERRORS:
+            raise EnoughError
+        # Its traceback would keep everything alive that is on the stack.
+        self._found.append(error.with_traceback(None))
 
     def error(
         self, node: Node, what: str, *, hint: str | None = None, code: str = "spec.invalid"
@@ -91,6 +112,20 @@ class Expect:
         if isinstance(node.value, str):
             return node.value
         raise self.unlike(node, expected, hint="text with blanks or parentheses goes in quotes")
+
+    def only(self, node: Node, args: tuple[Node, ...], form: str) -> str:
+        """The text of the one argument of `node`."""
+        if len(args) != 1:
+            raise self.error(
+                node,
+                f"found {len(args)} values in {shown(node)}, expected one: {form}",
+                hint=QUOTES if args else None,
+            )
+        return self.atom(args[0], form)
+
+    def atoms(self, nodes: tuple[Node, ...], expected: str) -> tuple[str, ...]:
+        """The texts of atoms."""
+        return self.each(lambda node: self.atom(node, expected), nodes)
 
     def items(self, node: Node, expected: str) -> tuple[Node, ...]:
         """What a list holds."""
@@ -125,41 +160,62 @@ class Expect:
     ) -> dict[str, tuple[Node, ...]]:
         """The arguments of each field that is there, in any order.
 
-        Every required one is there.
+        A required one may be missing, which has been told then: see `value`.
         """
         found: dict[str, tuple[Node, ...]] = {}
-        names = known.names
-        expected = f"a field of {known.owner}: {', '.join(names)}"
+        told: set[str] = set()
         for node in nodes:
-            if isinstance(node.value, str):
-                self.report(self.unlike(node, expected, hint=known.example))
+            name = self._field(node, known, nodes)
+            if name is None:
                 continue
-            name, args = self.tagged(node, expected)
-            if name not in names:
-                self.report(
-                    self.unknown(node, f"{known.owner} field", names, code="spec.unknown-field")
-                )
-            elif name in found:
+            args = node.value[1:]
+            if name in found:
                 self.report(
                     self.error(
                         node, f'found "{name}" again, expected it once', code="spec.duplicate-field"
                     )
                 )
             elif name in known.single and len(args) != 1:
-                # The rest means little without it.
-                raise self.error(
-                    node,
-                    f'found {len(args)} values for "{name}", expected exactly one',
-                    hint=known.example,
+                told.add(name)
+                self.report(
+                    self.error(
+                        node,
+                        f'found {len(args)} values for "{name}", expected exactly one',
+                        hint=known.example,
+                    )
                 )
             else:
-                found[name] = args
+                found[name] = tuple(arg for arg in args if isinstance(arg, Node))
         for name in known.required:
-            if name not in found:
-                raise self.error(
-                    owner,
-                    f'found a {known.owner} without "{name}", expected ({name} ...) in it',
-                    hint=known.example,
-                    code="spec.missing-field",
+            if name not in found and name not in told:
+                self.report(
+                    self.error(
+                        owner,
+                        f'found a {known.owner} without "{name}", expected ({name} ...) in it',
+                        hint=known.example,
+                        code="spec.missing-field",
+                    )
                 )
         return found
+
+    def value(self, fields: dict[str, tuple[Node, ...]], name: str) -> Node:
+        """The one argument of a required field; ToldError if there is none."""
+        if name not in fields:
+            raise ToldError
+        return fields[name][0]
+
+    def _field(self, node: Node, known: Fields, others: tuple[Node, ...]) -> str | None:
+        """The field that this is, or is meant to be and nowhere else is; None if it is none."""
+        names = known.names
+        expected = f"a field of {known.owner}: {', '.join(names)}"
+        if isinstance(node.value, str):
+            self.report(self.unlike(node, expected, hint=known.example))
+            return None
+        name = self.attempt(lambda inner: self.tagged(inner, expected)[0], node)
+        if name is None or name in names:
+            return name
+        self.report(self.unknown(node, f"{known.owner} field", names, code="spec.unknown-field"))
+        near = nearest(name, names)
+        first = (other.value[0] for other in others if other.value)
+        written = {word.value for word in first if isinstance(word, Node)}
+        return None if near in written else near

@@ -1,5 +1,6 @@
 """What `parse` makes sure of, for values that a program made: types, numbers, stages in scope."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from obuilder.spec.ast import (
     Workdir,
 )
 from obuilder.spec.printer import quoted
-from obuilder.spec.sexp import atom_bytes
+from obuilder.spec.sexp import atom_bytes, atom_text
 from obuilder.spec.suggest import nearest
 from obuilder.spec.writer import MAX_STAGE_DEPTH
 
@@ -29,12 +30,21 @@ __all__ = ["as_op", "as_pairs", "as_stage", "as_texts", "as_tuple", "check_scope
 
 T = TypeVar("T")
 
+_SHOWN_BITS = 200
+_MOST_NAMES = 10
+
 
 def text(value: object, where: str) -> str:
     """A text that stands for some bytes."""
     if not isinstance(value, str):
         raise _unlike(value, "text", where)
-    atom_bytes(value)
+    if atom_text(atom_bytes(value)) != value:
+        raise SpecError(
+            f"found {value!a:.60}, which is UTF-8 and was decoded as something else",
+            where=where,
+            hint="decode bytes with decode('utf-8', 'surrogateescape')",
+            code="spec.text",
+        )
     return value
 
 
@@ -103,24 +113,26 @@ def as_op(value: object, where: str) -> Op:
 
 def check_scope(stage: Stage) -> None:
     """SpecError (`spec.unknown-stage`) for a copy from a stage that is not in scope."""
-    _scoped(stage, ())
+    _scoped(stage, Counter())
 
 
-def _scoped(stage: Stage, outer: tuple[str, ...]) -> None:
-    known = list(outer)
+def _scoped(stage: Stage, known: Counter[str]) -> None:
     for name, child in stage.builds:
-        _scoped(child, tuple(known))
-        known.append(name)
+        _scoped(child, known)
+        known[name] += 1
     for op in stage.ops:
-        if isinstance(op, Copy) and op.from_ is not None and op.from_ not in known:
-            near = nearest(op.from_, known)
-            in_scope = ", ".join(map(quoted, known)) or "none"
+        if isinstance(op, Copy) and op.from_ is not None and not known[op.from_]:
+            names = [name for name, uses in known.items() if uses]
+            near = nearest(op.from_, names)
+            in_scope = ", ".join(map(quoted, names[:_MOST_NAMES])) or "none"
             raise SpecError(
                 f"unknown stage {quoted(op.from_)}; in scope: {in_scope}",
                 where=f"copy to {quoted(op.dst)}",
                 hint=f"did you mean {quoted(near)}?" if near else None,
                 code="spec.unknown-stage",
             )
+    # Its own are not visible outside.
+    known.subtract(name for name, _ in stage.builds)
 
 
 def _walk(stage: Stage, where: str, depth: int) -> None:
@@ -167,7 +179,8 @@ def _integer(value: object, where: str) -> None:
     if type(value) is not int:  # a bool is no number here
         raise _unlike(value, "a whole number", where)
     if not -(1 << (INTEGER_BITS - 1)) <= value < 1 << (INTEGER_BITS - 1):
-        raise SpecError(f"found {value}, expected an integer of up to 63 bits", where=where)
+        found = value if value.bit_length() < _SHOWN_BITS else f"one of {value.bit_length()} bits"
+        raise SpecError(f"found {found}, expected an integer of up to 63 bits", where=where)
 
 
 def _unlike(value: object, expected: str, where: str) -> SpecError:

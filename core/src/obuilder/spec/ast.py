@@ -124,10 +124,10 @@ class Stage:
     builds: tuple[tuple[str, "Stage"], ...] = ()
 
     def __str__(self) -> str:
-        """The canonical text: what `pretty` gives."""
-        from obuilder.spec.writer import pretty  # noqa: PLC0415 - it is written in these values
+        """The canonical text: as `pretty` and `format_spec` lay it out, without a last newline."""
+        from obuilder.spec.format import canonical  # noqa: PLC0415 - it is written in these values
 
-        return pretty(self)
+        return canonical(self)
 
     def __eq__(self, other: object) -> bool:
         """Whether both say the same; a `Spec` may equal a stage that was parsed."""

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 
 from obuilder.spec._boxes import MARGIN, BoxPrinter, Kind
 from obuilder.spec._layout import Layout
+from obuilder.spec.ast import Stage
 from obuilder.spec.parser import parse
 from obuilder.spec.printer import to_mach
 from obuilder.spec.reader import Token, parse_sexps, tokens
 from obuilder.spec.sexp import Sexp
+from obuilder.spec.writer import pretty
 
-__all__ = ["format_spec"]
+__all__ = ["canonical", "format_spec"]
 
 _COMMENTS = ("line", "block")
 # Stands for a string of several lines until its column is known. No text that was
@@ -70,6 +72,15 @@ def format_spec(text: bytes, *, file: str = "<spec>") -> bytes:
             lines.append(written)
         before = piece
     return "\n".join([*lines, ""]).encode("utf-8", "surrogateescape")
+
+
+def canonical(stage: Stage) -> str:
+    """A stage's text, which formatting leaves as it is; without a last newline."""
+    text = pretty(stage)
+    if "\\\n" not in text:
+        return text
+    # OBuilder's layout of an atom of several lines has a blank too many.
+    return format_spec(text.encode()).decode().removesuffix("\n")
 
 
 class _Pieces:
