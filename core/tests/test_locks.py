@@ -284,16 +284,17 @@ async def test_a_lock_is_free_only_once_the_programs_of_its_dead_holder_are_dead
 ) -> None:
     """As when a builder is killed whose helper is still making a snapshot."""
     helper = """
-import anyio, sys
+import anyio, os, sys
 from pathlib import Path
 from obuilder.locks import Locks
-from obuilder.process import call
+from obuilder.process import run
 
 async def main():
     async with Locks(Path(sys.argv[1])).hold("it"):
         # It is no child of ours any more when we die, as one that has not got that far.
-        script = 'exec setpriv --pdeathsig clear sh -c "echo $$; exec sleep 1000"'
-        await call(["sh", "-c", script], stdout=1)
+        script = 'exec setpriv --pdeathsig clear sh -c "echo $$ >&9; exec sleep 1000"'
+        os.dup2(1, 9)
+        await run(["sh", "-c", script], pass_fds=[9])
 
 anyio.run(main)
 """

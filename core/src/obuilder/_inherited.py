@@ -1,4 +1,4 @@
-"""Descriptors that every program we start gets: a lock is free only once they are dead too.
+"""Descriptors that every helper of `process.run` gets: a lock is free once they are dead too.
 
 A builder that is killed takes its helper programs along (process.py), but a
 little later: one may still be making a snapshot when the lock of its step is

@@ -7,8 +7,8 @@ lock and the writing end, and the kernel drops the lock first (`__fput` calls
 `locks_remove_file` before the FIFO's own release), so a woken waiter finds the
 lock free.
 
-Programs that are started while a lock is held have the descriptor too: the lock
-of a builder that was killed is free once its helpers are dead.
+Helpers that `process.run` starts while a lock is held have the descriptor too: the
+lock of a builder that was killed is free once they are dead.
 
 The file is removed on release. One that is found unheld belonged to a process
 that died in the middle of what it did: the list of these is the crash journal.

@@ -79,7 +79,7 @@ async def run(  # noqa: PLR0913 - the options of one door, all but argv by keywo
     `stdin` is the input's bytes, a descriptor, or empty; `env` is added to a
     small inherited environment; a status not in `ok` raises ProcessError that
     quotes the end of standard error and carries `hint`. Cancelling ends the
-    program and its children.
+    program and its children. It also gets the locks that are held (_inherited.py).
     """
     collected: dict[str, bytes] = {}
 
@@ -87,8 +87,9 @@ async def run(  # noqa: PLR0913 - the options of one door, all but argv by keywo
         collected[name] = await _read_all(pipe)
 
     source = PIPE if isinstance(stdin, bytes) else DEVNULL if stdin is None else stdin
+    given = (*pass_fds, *descriptors())
     async with _started(
-        argv, (source, PIPE, PIPE), env=env, cwd=cwd, pass_fds=pass_fds, hint=hint
+        argv, (source, PIPE, PIPE), env=env, cwd=cwd, pass_fds=given, hint=hint
     ) as program:
         async with anyio.create_task_group() as tasks:
             if isinstance(stdin, bytes) and program.popen.stdin:
@@ -120,6 +121,7 @@ async def call(  # noqa: PLR0913 - the options of one door, all but argv by keyw
     the signal's number if one ended it. Raises ProcessError only if it
     could not be started. `stop` replaces SIGTERM when the call is cancelled: a
     way to end the program that it knows better; SIGKILL follows all the same.
+    Locks stay here: what a sandbox leaves is found and ended by its own means.
     """
     streams = tuple(DEVNULL if fd is None else fd for fd in (stdin, stdout, stderr))
     async with _started(
@@ -157,7 +159,7 @@ async def _started(  # noqa: PLR0913 - private: what run and call have in common
             stderr=streams[2],
             env=environment,
             cwd=cwd,
-            pass_fds=(*pass_fds, *descriptors()),
+            pass_fds=pass_fds,
             umask=umask,
             start_new_session=True,
         )
