@@ -199,6 +199,15 @@ def test_option_without_section_key_and_value_is_refused(machine: Machine, text:
     assert machine.error(text).code == "config.option"
 
 
+def test_hook_plugins_are_switched_off_by_file_or_environment(machine: Machine) -> None:
+    machine.user.write_text('[plugins]\ndisable = ["a"]\n')
+    assert machine.load().plugins.disable == ("a",)
+    machine.environ["OBUILDER_DISABLE_PLUGINS"] = "b, c d"
+    assert machine.load().plugins.disable == ("b", "c", "d")
+    machine.user.write_text("[plugins]\ndisabel = []\n")
+    assert "did you mean 'disable'?" in str(machine.error().hint)
+
+
 def test_bad_environment_variable_is_named(machine: Machine) -> None:
     machine.environ["OBUILDER_PLATFORM"] = "??"
     assert machine.error().where == "OBUILDER_PLATFORM"

@@ -46,6 +46,22 @@ def test_hook_hears_only_the_arguments_it_asks_for(install: Install) -> None:
     assert ears.heard == ["build", (ID, True)]
 
 
+@pytest.mark.parametrize("off", ["loud", "acme-loud", "Acme_Loud"])
+def test_hook_plugin_that_is_switched_off_is_not_imported(install: Install, off: str) -> None:
+    install_hooks(install, "loud", "raise SystemExit('imported')")
+    assert Plugins().hooks([off]) is None
+
+
+def test_hook_plugin_that_raises_at_import_stops_nothing(
+    install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    install_hooks(install, "loud", "raise SystemExit('imported')")
+    hooks = Plugins().hooks()
+    assert hooks is not None
+    hooks.build_started()
+    assert "acme-loud" in caplog.text
+
+
 def test_hook_that_raises_is_logged_and_the_next_one_hears_all_the_same(
     install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,7 +3,6 @@
 Each value remembers its source, so that an error can name the place to mend.
 """
 
-import math
 import os
 import re
 import tomllib
@@ -13,39 +12,31 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-from obuilder._core.options import Value, canonical, describe, fill, option_names, unknown_key
+from obuilder._core.options import Value, canonical, describe
+from obuilder._core.own_sections import (
+    HEALTHCHECK,
+    PLUGINS,
+    HealthcheckSettings,
+    PluginsSettings,
+    own_section,
+)
 from obuilder._core.platforms import machine_platform
 from obuilder.errors import ConfigError
 from obuilder.spec.suggest import nearest
 
-__all__ = ["HealthcheckSettings", "Settings", "known_schemes"]
+__all__ = ["Settings", "known_schemes"]
 
 SYSTEM_FILE = Path("/etc/obuilder/config.toml")
 SYSTEM_STORE = Path("/var/lib/obuilder")
 
 _CHOICES = ("store", "sandbox", "fetcher", "platform")
-_HEALTHCHECK = "healthcheck"
 _DEFAULTS = "defaults.toml"
 _SCHEMES = "schemes"
 _VARIABLES = {key: f"OBUILDER_{key.upper()}" for key in _CHOICES}
 _CONFIG_VARIABLE = "OBUILDER_CONFIG"
+_DISABLE_VARIABLE = "OBUILDER_DISABLE_PLUGINS"
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthcheckSettings:
-    """The section `healthcheck`."""
-
-    base: str = "busybox"
-    """The image to run in; it must have /bin/sh."""
-
-    timeout_s: float = 30.0
-    """How long the command may take; the fetch does not count."""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
-            raise ValueError(f"timeout-s must be more than 0, not {self.timeout_s}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +61,7 @@ class Settings:
     choices: Mapping[str, Value]
     sections: Mapping[str, Mapping[str, Value]]
     healthcheck: HealthcheckSettings
+    plugins: PluginsSettings
     default_location: str
 
     @classmethod
@@ -131,7 +123,8 @@ class Settings:
         choices.setdefault("platform", Value(value=machine_platform(), source="this machine"))
         return cls(
             choices=choices,
-            healthcheck=_healthcheck(sections.pop(_HEALTHCHECK, {})),
+            healthcheck=own_section(HealthcheckSettings, HEALTHCHECK, sections),
+            plugins=own_section(PluginsSettings, PLUGINS, sections),
             sections=sections,
             default_location=str(_data_directory(environ)),
         )
@@ -257,6 +250,10 @@ def _environment(environ: Mapping[str, str]) -> Iterator[_Layer]:
     for key, variable in _VARIABLES.items():
         if environ.get(variable):
             yield _Layer(tree={key: environ[variable]}, source=variable, base=here)
+    disabled = [name for name in re.split(r"[,\s]+", environ.get(_DISABLE_VARIABLE, "")) if name]
+    if disabled:
+        tree = {PLUGINS: {"disable": disabled}}
+        yield _Layer(tree=tree, source=_DISABLE_VARIABLE, base=here)
 
 
 def _option(text: str, here: Path) -> _Layer:
@@ -314,7 +311,7 @@ def _choice(key: str, value: object, layer: _Layer) -> Value:
 
 def _section(key: str, value: object, layer: _Layer) -> dict[str, Value]:
     if not isinstance(value, Mapping):
-        known = (*_CHOICES, _HEALTHCHECK)
+        known = (*_CHOICES, HEALTHCHECK, PLUGINS)
         meant = nearest(key, known)
         raise ConfigError(
             f"unknown setting {key!r}",
@@ -337,14 +334,6 @@ def _section(key: str, value: object, layer: _Layer) -> dict[str, Value]:
             value=item, source=layer.source, base=layer.base, text=text, packaged=layer.packaged
         )
     return section
-
-
-def _healthcheck(section: Mapping[str, Value]) -> HealthcheckSettings:
-    known = option_names(HealthcheckSettings)
-    for key, value in section.items():
-        if key not in known:
-            raise unknown_key(_HEALTHCHECK, key, value, known=known)
-    return fill(HealthcheckSettings, _HEALTHCHECK, section)
 
 
 def _plain(value: object) -> object:

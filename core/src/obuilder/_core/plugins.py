@@ -3,7 +3,7 @@
 import importlib.metadata
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -105,9 +105,17 @@ class Plugins:
             )
         return cast(type[T], loaded)  # check_class has seen to it
 
-    def hooks(self) -> Observer | None:
-        """The installed observers, or None; one that cannot be loaded is logged and left out."""
-        found = self._of(_HOOKS)
+    def hooks(self, disabled: Collection[str] = ()) -> Observer | None:
+        """The installed observers, or None; one that cannot be loaded is logged and left out.
+
+        `disabled` names entry points or distributions that are not even imported.
+        """
+        off = {_normal(name) for name in disabled}
+        found = [
+            backend
+            for backend in self._of(_HOOKS)
+            if not {_normal(backend.name), _normal(backend.distribution)} & off
+        ]
         if not found:
             return None
         from obuilder._core.observers import Observers  # noqa: PLC0415 - few have hooks
@@ -136,6 +144,10 @@ class Plugins:
         )
 
 
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def _scan() -> Iterator[Backend]:
     kinds = {kind.group: kind for kind in (*KINDS, _HOOKS)}
     seen: set[str] = set()
@@ -150,7 +162,7 @@ def _scan() -> Iterator[Backend]:
         metadata = distribution.metadata
         name = metadata["Name"] or "a distribution without a name"
         # One that is found twice on the path is what Python imports first.
-        key = re.sub(r"[-_.]+", "-", name).lower()
+        key = _normal(name)
         if key in seen:
             continue
         seen.add(key)

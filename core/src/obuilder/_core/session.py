@@ -9,6 +9,7 @@ from anyio.from_thread import start_blocking_portal
 from obuilder._core.build import BuildContext, Builder, BuildResult
 from obuilder._core.config import Settings, known_schemes
 from obuilder._core.options import fill, option_names, unknown_key
+from obuilder._core.own_sections import HEALTHCHECK, PLUGINS
 from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
 from obuilder._core.routing import RoutingFetcher
 from obuilder.errors import ConfigError, ObuilderError, PluginError
@@ -77,7 +78,7 @@ class _Session:
             if section in {_section(name) for name in installed}:
                 continue
             sources = sorted({value.source for value in values.values()})
-            meant = nearest(section, {*installed, "healthcheck"})
+            meant = nearest(section, {*installed, HEALTHCHECK, PLUGINS})
             says = f"did you mean [{meant}]? " if meant else ""
             raise ConfigError(
                 f"there is a section [{section}], but no driver of that name is installed",
@@ -167,7 +168,13 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
         sandbox_dir = store.state_dir / "sandboxes" / settings.sandbox
         sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))
     fetcher = await stack.enter_async_context(RoutingFetcher.open(fetchers))
-    builder = Builder(store, sandbox, fetcher, observer=plugins.hooks(), platform=settings.platform)
+    builder = Builder(
+        store,
+        sandbox,
+        fetcher,
+        observer=plugins.hooks(settings.plugins.disable),
+        platform=settings.platform,
+    )
     return await stack.enter_async_context(builder)
 
 

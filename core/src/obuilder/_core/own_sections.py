@@ -1,0 +1,48 @@
+"""The sections of the settings that are the core's own."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from obuilder._core.options import Value, fill, option_names, unknown_key
+
+__all__ = ["HEALTHCHECK", "PLUGINS", "HealthcheckSettings", "PluginsSettings", "own_section"]
+
+HEALTHCHECK = "healthcheck"
+PLUGINS = "plugins"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthcheckSettings:
+    """The section `healthcheck`."""
+
+    base: str = "busybox"
+    """The image to run in; it must have /bin/sh."""
+
+    timeout_s: float = 30.0
+    """How long the command may take; the fetch does not count."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise ValueError(f"timeout-s must be more than 0, not {self.timeout_s}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginsSettings:
+    """The section `plugins`."""
+
+    disable: tuple[str, ...] = ()
+    """Hook plugins that are not loaded, by the name of the entry point or of the distribution."""
+
+
+def own_section(config: type[T], name: str, sections: dict[str, Mapping[str, Value]]) -> T:
+    """Take the section `name` out of `sections`. ConfigError as `fill`, and for an unknown key."""
+    section = sections.pop(name, {})
+    known = option_names(config)
+    for key, value in section.items():
+        if key not in known:
+            raise unknown_key(name, key, value, known=known)
+    return fill(config, name, section)
