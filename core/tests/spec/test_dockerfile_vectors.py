@@ -108,6 +108,36 @@ def test_name_that_would_mean_another_stage_is_refused() -> None:
     assert caught.value.code == "dockerfile.stage-name"
 
 
+def test_name_that_differs_in_case_only_is_the_same_to_docker() -> None:
+    inner = "(build other ((build A ((from y))) (from z)))"
+    text = f"((build a ((from x))) {inner} (from q) (copy (from (build a)) (src s) (dst d)))"
+    with pytest.raises(SpecError) as caught:
+        to_dockerfile(parse(text.encode()))
+    assert caught.value.code == "dockerfile.stage-name"
+    alone = b"((build A ((from x))) (from q) (copy (from (build A)) (src s) (dst d)))"
+    assert to_dockerfile(parse(alone)).endswith("COPY --from=A s d\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "((build debian ((from alpine) (run (shell x)))) (from debian))",
+        "((build Debian ((from alpine))) (build b ((from debian))) (from c))",
+        "((build b ((build debian ((from alpine))) (from c))) (from DEBIAN))",
+    ],
+)
+def test_base_with_the_name_of_a_stage_above_it_is_refused(text: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        to_dockerfile(parse(text.encode()))
+    assert caught.value.code == "dockerfile.stage-name"
+    assert caught.value.hint
+
+
+def test_base_may_have_the_name_of_its_own_stage_or_of_a_later_one() -> None:
+    text = b"((build a ((from b))) (build b ((from b))) (from c))"
+    assert to_dockerfile(parse(text)) == "FROM b as a\n\nFROM b as b\n\nFROM c\n"
+
+
 def test_stages_too_deep_are_refused() -> None:
     stage = Stage(from_="b")
     for _ in range(200):

@@ -112,6 +112,16 @@ def test_canonical_text_is_formatted(stage: Stage) -> None:
     assert str(stage) == pretty(stage) or b"\\\n" in text
 
 
+def test_each_of_stacked_datum_comments_leaves_out_one() -> None:
+    text = b"((from b)\n #;#;(env A   1)(env B 2)   (env C  3))"
+    assert format_spec(text) == b"((from b)\n #;#;(env A   1)(env B 2)\n (env C 3)\n)\n"
+
+
+def test_blanks_at_the_end_of_a_line_comment_go() -> None:
+    text = b"; a \t\n((from b) ; c  \n ; d \n (env A 1))\n; e "
+    assert format_spec(text) == b"; a\n((from b) ; c\n ; d\n (env A 1)\n)\n; e\n"
+
+
 def test_bytes_that_are_not_utf8_are_kept() -> None:
     text = b'((from b)\n (run (shell "\xff")) ; \xfe\n)\n'
     assert format_spec(text) == text

@@ -78,6 +78,40 @@ def spec(ops: str) -> Stage:
             ),
         ),
         (
+            "RUN --mount=type=secret,id=d/s --mount=type=secret,src=e/f,dst=/f/ a",
+            SH
+            + run("a", "(secrets (d/s (target /run/secrets/s)) (e/f (target /f/))) (network host)"),
+        ),
+        (
+            "RUN --mount=type=secret,required,dst=/e/f/ a",
+            SH
+            + run(
+                "a",
+                "(secrets (f (target /e/f/) (buildkit_options ((required true))))) (network host)",
+            ),
+        ),
+        (
+            "RUN --mount=type=cache,target=/c/d/ --mount=type=CACHE,target=//c/./d,rw,ro=F a",
+            SH
+            + run(
+                "a",
+                "(cache (/c/d (target /c/d/)) (/c/d (target //c/./d))) (network host)",
+            ),
+        ),
+        (
+            "WORKDIR /w\nRUN --mount=type=cache,target=./c/../../d,mode=01777,gid=4294967295 a",
+            f"{SH} (workdir /w)"
+            + run(
+                "a",
+                "(cache (../d (target /d) (buildkit_options ((mode 01777) (gid 4294967295)))))"
+                "(network host)",
+            ),
+        ),
+        (
+            "USER 5:6\nRUN --mount=type=secret,id=s,target=/s,uid=05 a",
+            f"{SH} (user (uid 5) (gid 6))" + run("a", "(secrets (s (target /s))) (network host)"),
+        ),
+        (
             "USER 5:6\nRUN --mount=type=secret,id=s,target=/s,uid=5 a",
             f"{SH} (user (uid 5) (gid 6))" + run("a", "(secrets (s (target /s))) (network host)"),
         ),
@@ -87,6 +121,7 @@ def spec(ops: str) -> Stage:
         ("RUN <<'E F'\n$a\nE F", SH + run('"$a\\n"')),
         ('RUN <<"EOF"\na\\\nEOF', SH + run('"a\\\\\\n"')),
         ("RUN << EOF\na\nEOF", SH + run('"a\\n"')),
+        ("RUN <<-EOF\n\ta\x0c\tb\u2028\tc\nEOF", SH + run('"a\x0c\tb\u2028\tc\\n"')),
         ("RUN --network=none <<EOF\nEOF", SH + run('""', "")),
         ("RUN cat <<EOF >/x\n# a\nEOF", SH + run('"cat <<EOF >/x\\n# a\\nEOF"')),
         ("RUN a <<A 3<<B\n1\nA\n2\nB", SH + run('"a <<A 3<<B\\n1\\nA\\n2\\nB"')),
@@ -122,8 +157,14 @@ def spec(ops: str) -> Stage:
         ("ENV A=1\nENV B=${A:+${A:-x}-${A}}", "(env A 1) (env B 1-1)"),
         ("ENV A=$ B=$1$? C=a$", '(env A $) (env B "") (env C a$)'),
         ("ARG A=1 B\nRUN x", f"{SH} (env A 1)" + run("x")),
-        ("ENV A=1\nARG A=2\nENV B=$A", "(env A 1) (env B 1)"),
+        # The later of an ENV and an ARG counts; one without a value keeps what is set.
+        ("ENV A=1\nARG A=2\nENV B=$A", "(env A 1) (env A 2) (env B 2)"),
         ("ARG A=1\nENV A=2\nENV B=$A", "(env A 1) (env A 2) (env B 2)"),
+        ("ARG A=1\nARG A\nWORKDIR /v$A", "(env A 1) (workdir /v1)"),
+        ("ENV A=1\nARG A\nWORKDIR /v$A", "(env A 1) (workdir /v1)"),
+        ("ARG A=1 B=$A\nWORKDIR /v$B", "(env A 1) (env B 1) (workdir /v1)"),
+        ("ARG BUILDKIT_SBOM_SCAN_STAGE=1\nRUN a", SH + run("a")),
+        ('ENV A=1\nENV B="\\$A" C="\\\\$A"', "(env A 1) (env B $A) (env C \\1)"),
         # Comments
         ("# a\n#b\n#  c\nUSER 0", '(comment a) (comment b) (comment " c") (user (uid 0) (gid 0))'),
         ("#  a \r\n\t# b", '(comment " a ") (comment b)'),
@@ -199,6 +240,11 @@ def test_copy_has_an_equal(text: str, ops: str) -> None:
         ("ARG V=1\nARG W=b:$V\nFROM ${W}\nARG V\nENV A=$V", "((from b:1) (env V 1) (env A 1))"),
         ("ARG V=1\nFROM b:$V\nARG V=2\nENV A=$V", "((from b:1) (env V 2) (env A 2))"),
         ("ARG V\nFROM b:${V:-9}", "((from b:9))"),
+        ("ARG V=1 W=$V\nARG V\nFROM b:$V-$W\nARG W", "((from b:1-1) (env W 1))"),
+        ("ARG V=1\nFROM b AS s\nARG V=2\nFROM s\nARG V", "((from b) (env V 2) (env V 1))"),
+        ("FROM b AS s\nARG V=2\nFROM s\nARG V\nWORKDIR /$V", "((from b) (env V 2) (workdir /2))"),
+        ("# escape=`\nFROM b\nRUN --mount=type=cache,target=/c\\d a",
+         "((from b) (shell cmd /S /C) (run (cache (/cd (target /cd))) (network host) (shell a)))"),
         ("# a\nARG V=1\n\n# b\nFROM b:$V\n# c", "((from b:1) (comment a) (comment b) (comment c))"),
         # Directives and other beginnings
         ("# syntax=docker/dockerfile:1\n#escape = `\nFROM b\nENV A=a` b B=c\\d",
@@ -245,10 +291,16 @@ def test_file_goes_into_a_directory_that_is_there() -> None:
     assert [note.partition(" files")[0] for note in converted.notes] == ["f:5: COPY: are 'n'"]
 
 
+@pytest.mark.parametrize("text", ["ENV A=1\nARG A", "ARG A=1\nARG A", "ARG A="])
+def test_arg_that_is_set_already_is_not_noted(text: str) -> None:
+    assert from_dockerfile(f"FROM a\n{text}".encode()).notes == ()
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
         ("FROM a\nARG A", "f:2: ARG A has no default"),
+        ("FROM a\nARG BUILDKIT_SBOM_SCAN_STAGE", "f:2: ARG BUILDKIT_SBOM_SCAN_STAGE is for"),
         ("FROM a\nUSER 1:1\nWORKDIR x", "f:3: WORKDIR x: if it is missing"),
         ("FROM a\nCOPY x y/", "f:2: COPY: are 'x' files or directories?"),
         ("FROM a AS t\nFROM b", "f:1: stage t is not needed"),

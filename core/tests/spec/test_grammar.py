@@ -68,6 +68,8 @@ def test_copy_from_a_stage_called_context_is_not_from_the_context() -> None:
         ("0x7fffffffffffffff", -1),
         ("0x4000000000000000", -(2**62)),
         ("0" * 10_000 + "1", 1),
+        ("0b" + "1" * 62, 2**62 - 1),
+        ("0o" + "7" * 21, -1),
     ],
 )
 def test_user_ids_are_ocaml_integers(text: str, value: int) -> None:
@@ -252,6 +254,8 @@ def test_fields_go_back_to_the_margin_where_a_long_workdir_leaves_no_room() -> N
     [
         ("brtfs", ("rsync", "btrfs"), "btrfs"),
         ("RUN", ("run",), "run"),
+        ("WORKDRI", ("run", "workdir"), "workdir"),
+        ("workdri", ("RUN", "WorkDir"), "WorkDir"),
         ("zebra", ("run", "copy"), None),
         ("x" * 100_000, ("x" * 99_999,), None),
         ("a", (), None),

@@ -71,7 +71,7 @@ class _Writer:
             self._count += 1
         self._user = _ADMINISTRATOR if self._escape == "`" else _ROOT
         named = "" if name is None else f" as {_line(name, 'the name of a stage')}"
-        self.lines.append(f"FROM {_line(stage.from_, 'a base')}{named}")
+        self.lines.append(f"FROM {self._base(stage.from_)}{named}")
         self.lines += [self._instruction(op) for op in stage.ops]
         for child_name, _ in stage.builds:
             self._scope[child_name].pop()
@@ -126,6 +126,16 @@ class _Writer:
             words.append(f"--from={self._source(copy.from_)}")
         words.append(" ".join(copy.src))
         return _line(" ".join(("COPY", *words, copy.dst)), "a path")
+
+    def _base(self, base: str) -> str:
+        if base.lower() in self._latest:
+            raise SpecError(
+                f"the base {base[:60]!r} has the name of a stage above it, "
+                "and a Dockerfile's FROM would take that one",
+                hint="give the stage another name, or the base its tag",
+                code="dockerfile.stage-name",
+            )
+        return _line(base, "a base")
 
     def _source(self, name: str) -> str:
         meant: Sequence[int] = self._scope.get(name, ())

@@ -1,6 +1,7 @@
 """The instructions of a Dockerfile to the ops and stages of a spec."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,12 +9,12 @@ from obuilder.spec.ast import Run, Stage, UnixUser
 from obuilder.spec.from_dockerfile.copies import copy_ops
 from obuilder.spec.from_dockerfile.expand import Budget, Expander
 from obuilder.spec.from_dockerfile.lines import Instruction, Remark, read_lines
-from obuilder.spec.from_dockerfile.mounts import run_flags
+from obuilder.spec.from_dockerfile.mounts import given_once, run_flags
 from obuilder.spec.from_dockerfile.owners import chown_owner, run_user
 from obuilder.spec.from_dockerfile.refusals import Refusals, no_equal, wrong
 from obuilder.spec.from_dockerfile.stages import Stages
 from obuilder.spec.from_dockerfile.state import PLATFORM_ARGS, ROOT, Kind, StageState
-from obuilder.spec.from_dockerfile.words import Words, is_json, is_only_heredoc, json_words
+from obuilder.spec.from_dockerfile.words import Words, blank_words, is_only_heredoc, json_words
 from obuilder.spec.suggest import nearest
 
 __all__ = ["Converted", "from_dockerfile"]
@@ -25,6 +26,9 @@ _REFUSED = {
     "VOLUME": ("VOLUME drops what later steps write there, and a spec keeps it", None),
 }
 _NO_FLAGS = ("ARG", "ENV", "SHELL", "USER", "WORKDIR")
+_SCANNER_ARGS = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")
+_SPECIAL = re.compile(r"""[$'"`\\]""")
+_LEADING_TABS = re.compile("^\t+", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +118,8 @@ class _Converter:
         elif name in _NO_FLAGS and item.flags:
             raise wrong(f"{name} {item.flags[0][:60]}: it takes no flags")
         elif name == "ARG" and self.stages.current is None:
-            self.stages.global_args(self._assignments(item, self.stages.global_lookup))
+            for name, value in self._assignments(item, self.stages.global_lookup):
+                self.stages.global_arg(name, value)
         elif self.stages.current is None:
             raise wrong(f"{name} before the first FROM")
         else:
@@ -129,25 +134,29 @@ class _Converter:
 
     def _assignments(
         self, item: Instruction, lookup: Callable[[str], str | None]
-    ) -> list[tuple[str, str | None]]:
-        pairs: list[tuple[str, str | None]] = []
-        for word in self._words.quoted(item.text):
+    ) -> Iterator[tuple[str, str | None]]:
+        """The names and values of an ARG, one by one: each sees what those before it have set."""
+        words = self._words.quoted(item.text)
+        for word in words:
             name, equals, value = word.partition("=")
-            name = self._expander(name, lookup)
             if not name:
                 raise wrong("ARG without a name")
+            if _SPECIAL.search(name):
+                raise no_equal(f"ARG {name[:60]}: Docker's versions differ in what it is called")
             if name in PLATFORM_ARGS:
                 raise no_equal(f"ARG {name} is Docker's own: the platform of the build")
-            pairs.append((name, self._expander(value, lookup) if equals else None))
-        if not pairs:
+            yield name, self._expander(value, lookup) if equals else None
+        if not words:
             raise wrong("ARG without a name")
-        return pairs
 
     def _arg(self, item: Instruction, state: StageState) -> None:
         for name, value in self._assignments(item, state.lookup):
             default = self.stages.global_value(name) if value is None else value
-            state.set_arg(name, default)
-            if default is None:
+            if name in _SCANNER_ARGS:
+                self._note(f"ARG {name} is for Docker's scanner, no variable: it is dropped")
+            elif default is not None:
+                state.set_env(name, default)
+            elif state.declare_arg(name):
                 self._note(f"ARG {name} has no default: taken as not set")
 
     def _env(self, item: Instruction, state: StageState) -> None:
@@ -208,6 +217,7 @@ class _Converter:
             raise no_equal(what, "put the text in a file, or have a RUN write it")
         from_: str | None = None
         owner = state.user if state.windows else ROOT
+        given_once(item.flags)
         for flag in item.flags:
             name, _, value = flag.partition("=")
             if name == "--from":
@@ -216,8 +226,9 @@ class _Converter:
                 owner = chown_owner(self._expand(value, state))
             else:
                 raise no_equal(f"COPY {flag[:60]}")
-        listed = json_words(item.text) if is_json(item.text) else item.text.split()
-        words = [self._expand(word, state) for word in listed or ()]
+        array = json_words(item.text)
+        listed = blank_words(item.text) if array is None else array
+        words = [self._expand(word, state) for word in listed]
         ops, guessed = copy_ops(words, from_=from_, state=state, kind=self._kind)
         for op in ops:
             state.copy(op, owner)
@@ -241,7 +252,7 @@ def _command(item: Instruction) -> str:
     if len(item.heredocs) == 1 and is_only_heredoc(item.text):
         body = first.text
         if first.chomp:
-            body = "".join(line.lstrip("\t") for line in body.splitlines(keepends=True))
+            body = _LEADING_TABS.sub("", body)
         if body.startswith("#!"):
             what = "a heredoc with a #! line: Docker makes a program of it"
             raise no_equal(what, "copy it as a file, and run that")

@@ -14,6 +14,7 @@ from obuilder.spec.from_dockerfile.state import Kind, StageState, normal
 __all__ = ["copy_ops"]
 
 _WILDCARDS = frozenset("*?[\\")
+_REMOTE = ("http://", "https://", "git://", "ssh://", "git@")
 
 
 def copy_ops(
@@ -72,6 +73,8 @@ def _target(found: str | None, dst: str) -> str:
 
 
 def _check(source: str) -> None:
+    if source.startswith(_REMOTE):
+        raise wrong(f"COPY of {source[:60]!r}, which is no path", "fetch it with a RUN")
     if _WILDCARDS.intersection(source):
         raise no_equal(f"the wildcard {source[:60]!r}", "name each file, or copy their directory")
     if ".." in source.split("/"):

@@ -5,7 +5,6 @@ its own: the same steps, which are made once.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from obuilder.spec.ast import Stage
@@ -13,6 +12,7 @@ from obuilder.spec.from_dockerfile.expand import Expander
 from obuilder.spec.from_dockerfile.lines import Instruction
 from obuilder.spec.from_dockerfile.refusals import no_equal, wrong
 from obuilder.spec.from_dockerfile.state import PLATFORM_ARGS, StageState
+from obuilder.spec.from_dockerfile.words import blank_words
 
 __all__ = ["Stages"]
 
@@ -34,7 +34,7 @@ class Stages:
         self.current: StageState | None = None
         self._expander = expander
         self._windows = windows
-        self._globals: dict[str, str | None] = {}
+        self._globals: dict[str, str] = {}
         self._remarks: list[str] = []
         self._name = ""
         self._line = 0
@@ -51,9 +51,10 @@ class Stages:
         else:
             self.current.remark(text)
 
-    def global_args(self, pairs: Iterable[tuple[str, str | None]]) -> None:
-        """An ARG before the first FROM."""
-        self._globals.update(pairs)
+    def global_arg(self, name: str, value: str | None) -> None:
+        """An ARG before the first FROM; one without a value keeps what is set."""
+        if value is not None:
+            self._globals[name] = value
 
     def global_value(self, name: str) -> str | None:
         """The default that an ARG in a stage takes over."""
@@ -71,7 +72,7 @@ class Stages:
         self._line = item.line
         self._remarks += item.remarks
         self.current = StageState(base="", windows=self._windows)
-        words = item.text.split()
+        words = blank_words(item.text)
         if len(words) == _WITH_NAME and words[1].upper() == "AS":
             if not _NAME.fullmatch(words[2]):
                 raise wrong(f"{words[2][:60]!r} is no name for a stage")

@@ -21,7 +21,7 @@ from obuilder.spec.ast import (
 from obuilder.spec.from_dockerfile.expand import Budget
 from obuilder.spec.from_dockerfile.refusals import no_equal, wrong
 
-__all__ = ["PLATFORM_ARGS", "ROOT", "Kind", "StageState", "normal"]
+__all__ = ["PLATFORM_ARGS", "ROOT", "Kind", "StageState", "cleaned", "normal"]
 
 Kind = Callable[[str], Literal["file", "directory", "other"] | None]
 """What a source of a COPY is in the source directory; None if that is not known."""
@@ -53,8 +53,8 @@ class StageState:
     base: str
     windows: bool
     ops: list[Op] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
-    args: dict[str, str | None] = field(default_factory=dict)
+    # Of ENV and ARG alike; None is an ARG without a value.
+    variables: dict[str, str | None] = field(default_factory=dict)
     workdir: str = "/"
     user: UnixUser | WindowsUser = ROOT
     written_user: UnixUser | WindowsUser = ROOT
@@ -67,15 +67,14 @@ class StageState:
 
     def child(self, budget: Budget) -> Self:
         """What a stage that continues this one begins with."""
-        things = len(self.ops) + len(self.env) + len(self.args)
+        things = len(self.ops) + len(self.variables)
         things += len(self.sources) + len(self.directories)
         budget.take(self.size + 64 * things)
         return type(self)(
             base=self.base,
             windows=self.windows,
             ops=list(self.ops),
-            env=dict(self.env),
-            args=dict(self.args),
+            variables=dict(self.variables),
             workdir=self.workdir,
             user=self.user,
             written_user=self.written_user,
@@ -87,11 +86,9 @@ class StageState:
         )
 
     def lookup(self, name: str) -> str | None:
-        """A variable's value: ENV comes before ARG. SpecError if only the base image knows it."""
-        if name in self.env:
-            return self.env[name]
-        if name in self.args:
-            return self.args[name]
+        """A variable's value: the last ENV or ARG. SpecError if only the base image knows it."""
+        if name in self.variables:
+            return self.variables[name]
         if not name[:1].isalpha() and name[:1] != "_":
             return None
         raise no_equal(
@@ -104,14 +101,13 @@ class StageState:
         self.ops.append(Comment(text))
 
     def set_env(self, name: str, value: str) -> None:
-        self.env[name] = value
+        """An ENV, or an ARG with a value: a variable of the commands after it."""
+        self.variables[name] = value
         self.ops.append(Env(name, value))
 
-    def set_arg(self, name: str, value: str | None) -> None:
-        """An ARG is a variable of the commands after it, unless an ENV has that name."""
-        self.args[name] = value
-        if value is not None and name not in self.env:
-            self.ops.append(Env(name, value))
+    def declare_arg(self, name: str) -> bool:
+        """An ARG without a value keeps what is set. Whether nothing is."""
+        return self.variables.setdefault(name, None) is None
 
     def set_workdir(self, path: str) -> None:
         """Docker takes `..` away by the text, a kernel does not if it follows a link."""
@@ -172,6 +168,11 @@ class StageState:
         if argv != self.written_shell:
             self.written_shell = argv
             self.ops.append(Shell(argv))
+
+
+def cleaned(path: str) -> str:
+    """A path as Go's path.Clean has it."""
+    return normal(path) if path.startswith("/") else posixpath.normpath(path)
 
 
 def normal(path: str) -> str:

@@ -6,11 +6,19 @@ from collections.abc import Iterator
 
 from obuilder.spec.from_dockerfile.refusals import no_equal, wrong
 
-__all__ = ["Words", "heredoc_markers", "is_json", "is_only_heredoc", "json_words"]
+__all__ = [
+    "Words",
+    "blank_words",
+    "heredoc_markers",
+    "is_json",
+    "is_only_heredoc",
+    "json_words",
+]
 
 _JSON_STRING = r'"(?:[^"\\\x00-\x1f]++|\\.)*+"'
+_S = r"[ \t\r\n]*+"
 _JSON_WORDS = re.compile(
-    rf"\s*+\[\s*+(?:{_JSON_STRING}\s*+(?:,\s*+{_JSON_STRING}\s*+)*+)?\]\s*+", re.DOTALL
+    rf"{_S}\[{_S}(?:{_JSON_STRING}{_S}(?:,{_S}{_JSON_STRING}{_S})*+)?\]{_S}", re.DOTALL
 )
 _JSON_WORD = re.compile(_JSON_STRING, re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -24,17 +32,20 @@ _HEREDOC = re.compile(r"\d*<<(-?)\s*([^<]+)")
 _QUOTED = re.compile(r"""\\(.)|'([^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
 
 
+# In flags a backslash escapes, whatever `# escape=` says.
+_FLAG = re.compile(
+    r"""\\(.)|'((?:\\.|[^'\\])*+)'?+|"((?:\\.|[^"\\])*+)"?+|([^\s'"\\]++)""", re.DOTALL
+)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_BLANKS = re.compile(r"[\t\v\f\r ]+")
+
+
 class Words:
-    """The ways that depend on the escape character."""
+    """The ways that depend on the escape character, and flags."""
 
     def __init__(self, escape: str) -> None:
         e = re.escape(escape)
         # A quote that nothing ends, and an escape at the very end, are taken as they are.
-        self._flag = re.compile(
-            rf"""{e}(.)|'((?:{e}.|[^'{e}])*+)'?+|"((?:{e}.|[^"{e}])*+)"?+|([^\s'"{e}]++)""",
-            re.DOTALL,
-        )
-        self._escaped = re.compile(f"{e}(.)", re.DOTALL)
         self._quoted_word = re.compile(
             rf"""(?:{e}.|'[^']*+'?+|"(?:{e}.|[^"{e}])*+(?:"|{e}\Z)?+|[^\s'"{e}]++|{e}\Z)++""",
             re.DOTALL,
@@ -46,7 +57,7 @@ class Words:
         position = _skip_blanks(text, 0)
         while text.startswith("--", position):
             pieces: list[str] = []
-            while found := self._flag.match(text, position):
+            while found := _FLAG.match(text, position):
                 position = found.end()
                 pieces.append(self._unquoted(found))
             if position < len(text) and not text[position].isspace():
@@ -64,11 +75,16 @@ class Words:
             return escaped
         if plain is not None:
             return plain
-        return self._escaped.sub(r"\1", single if single is not None else double)
+        return _ESCAPED.sub(r"\1", single if single is not None else double)
 
     def quoted(self, text: str) -> list[str]:
         """Words that may hold blanks within quotes or after an escape; both are kept."""
         return self._quoted_word.findall(text)
+
+
+def blank_words(text: str) -> list[str]:
+    """Words between blanks, quotes and escapes as they are; text has no blanks at its ends."""
+    return _BLANKS.split(text) if text else []
 
 
 def is_json(text: str) -> bool:
@@ -77,8 +93,19 @@ def is_json(text: str) -> bool:
 
 
 def json_words(text: str) -> tuple[str, ...] | None:
-    """The strings of a JSON array, or None if `text` is no such thing."""
-    return tuple(map(_json_word, _JSON_WORD.findall(text))) if is_json(text) else None
+    """The strings of a JSON array, or None if `text` is no array. SpecError for other arrays."""
+    if is_json(text):
+        return tuple(map(_json_word, _JSON_WORD.findall(text)))
+    if text.startswith("[") and text.endswith("]") and _is_array(text):
+        raise wrong(f"{text[:60]} holds something else than strings")
+    return None
+
+
+def _is_array(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):  # it is a text for a shell, as in `[ -f x ]`
+        return False
 
 
 def _json_word(written: str) -> str:

@@ -1,0 +1,3 @@
+FROM debian
+ARG NAME=x
+ARG "$NAME"=1

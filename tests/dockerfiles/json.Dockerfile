@@ -1,0 +1,4 @@
+FROM debian
+RUN ["sleep", 1]
+COPY ["a", null]
+SHELL ["bash", "-c"

@@ -1,0 +1,5 @@
+FROM busybox
+ENV PLAIN=a DOUBLE="b c" SINGLE='$PLAIN' ESCAPED=d\ e DOLLAR="\$PLAIN" BACK="x\\y"
+ENV legacy  two  words "and quotes"
+ARG MISSING_IS_SET_BELOW
+ENV NEXT=${PLAIN}/${MISSING_IS_SET_BELOW:-none}
