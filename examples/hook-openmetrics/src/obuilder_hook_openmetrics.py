@@ -17,7 +17,9 @@ _seconds: Counter[_Labels] = Counter()
 
 
 @hookimpl
-def step_finished(kind: str, cached: bool, seconds: float, error: BaseException | None) -> None:
+def step_finished(  # noqa: PLR0917 - they are given by name
+    kind: str, cached: bool, seconds: float, error: BaseException | None
+) -> None:
     """Count one step: kind is `from`, `run` or `copy`."""
     labels = (kind, "failed" if error else "cached" if cached else "built")
     _steps[labels] += 1

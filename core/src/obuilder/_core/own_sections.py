@@ -1,7 +1,7 @@
 """The sections of the settings that are the core's own."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ HEALTHCHECK = "healthcheck"
 PLUGINS = "plugins"
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Mapping[str, Value])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +39,9 @@ class PluginsSettings:
     """Hook plugins that are not loaded, by the name of the entry point or of the distribution."""
 
 
-def own_section(config: type[T], name: str, sections: dict[str, Mapping[str, Value]]) -> T:
+def own_section(config: type[T], name: str, sections: MutableMapping[str, S]) -> T:
     """Take the section `name` out of `sections`. ConfigError as `fill`, and for an unknown key."""
-    section = sections.pop(name, {})
+    section: Mapping[str, Value] = sections.pop(name) if name in sections else {}
     known = option_names(config)
     for key, value in section.items():
         if key not in known:
