@@ -131,6 +131,38 @@ def prune(
 
 @app.command()
 @with_global_options
+def push(
+    options: GlobalOptions,
+    id: Annotated[str, typer.Argument(metavar="ID", help="A result of this store.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="DRIVER:LOCATION", help="The store that gets it.")
+    ],
+) -> None:
+    """Copy a result to another store."""
+    from obuilder._cli.inputs import result_id  # noqa: PLC0415
+    from obuilder._cli.moving import run_move  # noqa: PLC0415
+
+    run_move(result_id(id), options.settings(), options.with_store(to, option="--to"))
+
+
+@app.command()
+@with_global_options
+def pull(
+    options: GlobalOptions,
+    id: Annotated[str, typer.Argument(metavar="ID", help="A result of the other store.")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="DRIVER:LOCATION", help="The store that has it.")
+    ],
+) -> None:
+    """Copy a result from another store."""
+    from obuilder._cli.inputs import result_id  # noqa: PLC0415
+    from obuilder._cli.moving import run_move  # noqa: PLC0415
+
+    run_move(result_id(id), options.with_store(source, option="--from"), options.settings())
+
+
+@app.command()
+@with_global_options
 def backends(options: GlobalOptions) -> None:  # noqa: ARG001 - a broken configuration breaks no list
     """List the installed stores, sandboxes and fetchers, and what is wrong with them."""
     from obuilder._cli.table import backend_rows, format_table  # noqa: PLC0415

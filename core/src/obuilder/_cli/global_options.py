@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -63,6 +63,16 @@ class GlobalOptions:
             platform=later.platform if later.platform is not None else self.platform,
             config=later.config if later.config is not None else self.config,
         )
+
+    def with_store(self, store: str, *, option: str) -> "Settings":
+        """The settings with another store, which `option` names. ConfigError."""
+        try:
+            settings = replace(self, store=store).settings()
+        except ConfigError as error:
+            error.where = (error.where or "--store").replace("--store", option)
+            raise
+        value = replace(settings.choices["store"], source=option)
+        return replace(settings, choices={**settings.choices, "store": value})
 
     def settings(self) -> "Settings":
         """All settings, these on top. ConfigError as `Settings.load`."""

@@ -15,6 +15,7 @@ from obuilder._core.context import Context
 from obuilder._core.db import Database
 from obuilder._core.inflight import Inflight, Outcome
 from obuilder._core.keeper import Keeper
+from obuilder._core.mover import Mover
 from obuilder._core.observe import BuildObserver, Observer, Telling
 from obuilder._core.platforms import machine_platform, same_platform
 from obuilder._core.prune import Pruner
@@ -98,6 +99,7 @@ class Builder:
             inflight = Inflight(self._tasks)
             self._keeper = Keeper(self._backends, self._database, locks=locks, inflight=inflight)
             self._pruner = Pruner(self._store, self._database, locks)
+            self._mover = Mover(self._backends, self._database, locks)
             self._stack = stack.pop_all()
         return self
 
@@ -233,6 +235,21 @@ class Builder:
     async def clean(self, *, on_delete: Callable[[str], None] | None = None) -> int:
         """Remove every result and every cache that nothing uses; returns how many."""
         return await self._pruner.clean(on_delete=on_delete)
+
+    async def export(self, id: Id, sink: int) -> None:
+        """Write a result to the descriptor `sink`, as a stream for `import_`.
+
+        StoreError if there is none, or it cannot be sent.
+        """
+        await self._mover.export(id, sink)
+
+    async def import_(self, id: Id, source: int) -> bool:
+        """Take the result `id` from a stream; False if the store has it already.
+
+        The whole tree is stored, whatever the store has of its bases. StoreError
+        if the stream is damaged, cut off, or another result's; then nothing has changed.
+        """
+        return await self._mover.import_(id, source)
 
     async def counters(self) -> Counters:
         """The state of the store and the work of this builder."""

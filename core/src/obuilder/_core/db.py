@@ -146,6 +146,11 @@ class Database:
 
         await self._run(work)
 
+    async def parent(self, id: Id) -> Id | None:
+        """What a result was built on, if the database knows."""
+        found = await self._ids("SELECT parent FROM builds WHERE id = ? AND parent NOT NULL", (id,))
+        return found[0] if found else None
+
     async def children(self, id: Id) -> list[Id]:
         """What was built directly on a result."""
         return await self._ids("SELECT id FROM builds WHERE parent = ?", (id,))
