@@ -1,6 +1,8 @@
 """Real file systems for tests, in image files on loop devices."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +20,10 @@ _IMAGE_BYTES = 2 << 30  # sparse: takes what is written
 
 
 @pytest.fixture(scope="session")
-def btrfs_file_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A mounted btrfs, one for a session; the image is removed with the session's directory."""
-    directory = tmp_path_factory.mktemp("btrfs")
+def btrfs_file_system() -> Iterator[Path]:
+    """A mounted btrfs, one for a session."""
+    # Not below pytest's own: after Ctrl-C that is moved away before this is unmounted.
+    directory = Path(tempfile.mkdtemp(prefix="obuilder-btrfs-"))
     image, mounted = directory / "image", directory / "mounted"
     mounted.mkdir()
     with image.open("wb") as file:
@@ -30,7 +33,7 @@ def btrfs_file_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
         # The kernel detaches the loop device of `-o loop` when it is unmounted.
         _run("mount", "-t", "btrfs", "-o", "loop", str(image), str(mounted))
     except ProcessError as error:
-        image.unlink()
+        shutil.rmtree(directory)
         _missing(f"no btrfs can be made here: {error.what}")
     try:
         yield mounted
@@ -44,6 +47,8 @@ def btrfs_file_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
             raise
         finally:
             image.unlink()
+            mounted.rmdir()
+            directory.rmdir()
 
 
 @pytest.fixture
