@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -22,19 +22,58 @@ _IMAGE_BYTES = 2 << 30  # sparse: takes what is written
 @pytest.fixture(scope="session")
 def btrfs_file_system() -> Iterator[Path]:
     """A mounted btrfs, one for a session."""
+    with mounted_image("mkfs.btrfs", "--quiet") as mounted:
+        yield mounted
+
+
+@pytest.fixture(scope="session")
+def xfs_file_system() -> Iterator[Path]:
+    """A mounted xfs with reflinks, one for a session."""
+    with mounted_image("mkfs.xfs", "-q", "-m", "reflink=1") as mounted:
+        yield mounted
+
+
+@pytest.fixture(scope="session")
+def ext4_file_system() -> Iterator[Path]:
+    """A mounted ext4, one for a session."""
+    with mounted_image("mkfs.ext4", "-q") as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def btrfs_root(btrfs_file_system: Path, tmp_path: Path) -> Path:
+    """An empty directory of this test's own on a btrfs."""
+    return _own_directory(btrfs_file_system, tmp_path)
+
+
+@pytest.fixture
+def xfs_root(xfs_file_system: Path, tmp_path: Path) -> Path:
+    """An empty directory of this test's own on an xfs with reflinks."""
+    return _own_directory(xfs_file_system, tmp_path)
+
+
+@pytest.fixture
+def ext4_root(ext4_file_system: Path, tmp_path: Path) -> Path:
+    """An empty directory of this test's own on an ext4."""
+    return _own_directory(ext4_file_system, tmp_path)
+
+
+@contextmanager
+def mounted_image(*mkfs: str) -> Iterator[Path]:
+    """A file system that `mkfs` makes in a file, mounted for the block."""
     # Not below pytest's own: after Ctrl-C that is moved away before this is unmounted.
-    directory = Path(tempfile.mkdtemp(prefix="obuilder-btrfs-"))
+    directory = Path(tempfile.mkdtemp(prefix="obuilder-image-"))
     image, mounted = directory / "image", directory / "mounted"
     mounted.mkdir()
     with image.open("wb") as file:
         file.truncate(_IMAGE_BYTES)
     try:
-        _run("mkfs.btrfs", "--quiet", str(image))
+        _run(*mkfs, str(image))
         # The kernel detaches the loop device of `-o loop` when it is unmounted.
-        _run("mount", "-t", "btrfs", "-o", "loop", str(image), str(mounted))
+        _run("mount", "-o", "loop", str(image), str(mounted))
     except ProcessError as error:
         shutil.rmtree(directory)
-        _missing(f"no btrfs can be made here: {error.what}")
+        _missing(f"{mkfs[0]}: no such file system can be made here: {error.what}")
     try:
         yield mounted
     finally:
@@ -51,14 +90,12 @@ def btrfs_file_system() -> Iterator[Path]:
             directory.rmdir()
 
 
-@pytest.fixture
-def btrfs_root(btrfs_file_system: Path, tmp_path: Path) -> Path:
-    """An empty directory of this test's own on a btrfs."""
-    root = btrfs_file_system / tmp_path.name
+def _own_directory(file_system: Path, tmp_path: Path) -> Path:
+    root = file_system / tmp_path.name
     number = 0
     while root.exists():
         number += 1
-        root = btrfs_file_system / f"{tmp_path.name}-{number}"
+        root = file_system / f"{tmp_path.name}-{number}"
     root.mkdir()
     return root
 
