@@ -36,6 +36,8 @@ STEPS = 10
 
 
 STORES: dict[str, tuple[type[Any], str, tuple[str, ...]]] = {
+    "rsync-hardlink": (RsyncStore, "ext4_root", ("-o", "rsync.mode=hardlink")),
+    "rsync-hardlink-unsafe": (RsyncStore, "ext4_root", ("-o", "rsync.mode=hardlink_unsafe")),
     "btrfs": (BtrfsStore, "btrfs_root", ()),
     "reflink-xfs": (ReflinkStore, "xfs_root", ()),
     "reflink-btrfs": (ReflinkStore, "btrfs_root", ()),
