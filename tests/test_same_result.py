@@ -11,6 +11,7 @@ import pytest
 from support.command import Command
 
 from obuilder_store_btrfs import BtrfsStore
+from obuilder_store_overlayfs import OverlayfsStore
 from obuilder_store_reflink import ReflinkStore
 from obuilder_store_rsync import RsyncStore
 
@@ -39,6 +40,8 @@ STORES: dict[str, tuple[type[Any], str, tuple[str, ...]]] = {
     "rsync-hardlink": (RsyncStore, "ext4_root", ("-o", "rsync.mode=hardlink")),
     "rsync-hardlink-unsafe": (RsyncStore, "ext4_root", ("-o", "rsync.mode=hardlink_unsafe")),
     "btrfs": (BtrfsStore, "btrfs_root", ()),
+    "overlayfs-ext4": (OverlayfsStore, "ext4_root", ()),
+    "overlayfs-xfs": (OverlayfsStore, "xfs_root", ()),
     "reflink-xfs": (ReflinkStore, "xfs_root", ()),
     "reflink-btrfs": (ReflinkStore, "btrfs_root", ()),
 }

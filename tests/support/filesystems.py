@@ -58,6 +58,21 @@ def ext4_root(ext4_file_system: Path, tmp_path: Path) -> Path:
     return _own_directory(ext4_file_system, tmp_path)
 
 
+@pytest.fixture
+def tmpfs_root(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of this test's own."""
+    mounted = tmp_path / "tmpfs"
+    mounted.mkdir()
+    try:
+        _run("mount", "-t", "tmpfs", "-o", "size=256m", "none", str(mounted))
+    except ProcessError as error:
+        _missing(f"no tmpfs can be mounted here: {error.what}")
+    try:
+        yield mounted
+    finally:
+        _run("umount", str(mounted))
+
+
 @contextmanager
 def mounted_image(*mkfs: str) -> Iterator[Path]:
     """A file system that `mkfs` makes in a file, mounted for the block."""

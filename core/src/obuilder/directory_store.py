@@ -178,7 +178,7 @@ class DirectoryStore(Store[C]):
     async def delete(self, id: Id) -> None:
         with anyio.CancelScope(shield=True):
             await self.remove_tree(self._temporary / id)
-            if await self.result(id) is not None:
+            if _is_directory(self._results / id):
                 await self.withdraw(self._results / id, self._temporary / id)
                 await self.remove_tree(self._temporary / id)
 

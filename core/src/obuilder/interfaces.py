@@ -96,7 +96,12 @@ class Store(ABC, Generic[C]):
 
     @abstractmethod
     async def result(self, id: Id) -> Path | None:
-        """The directory of the saved result, or None. Cheap: called for every step."""
+        """The directory of the saved result, or None. Cheap: called for every step.
+
+        After: its tree can be read while the store is open and the caller holds the
+        lock of `id`, or that of its use (`locks.use_lock`). A store that has to set
+        trees up to be read may take them down again after that.
+        """
 
     @abstractmethod
     async def log_file(self, id: Id) -> Path:

@@ -18,15 +18,24 @@ import errno
 import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import anyio
 
 from obuilder._inherited import inherited
 from obuilder.errors import StoreError
+from obuilder.types import Id
 
-__all__ = ["Locks"]
+__all__ = ["Locks", "use_lock"]
+
+
+def use_lock(id: Id) -> str:
+    """The lock of whoever uses a result, shared, or deletes it, alone.
+
+    That of making or deleting it is the id itself.
+    """
+    return f"use-{id}"
 
 
 class Locks:
@@ -40,17 +49,20 @@ class Locks:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @asynccontextmanager
-    async def hold(self, name: str, *, shared: bool = False) -> AsyncIterator[None]:
+    async def hold(
+        self, name: str, *, shared: bool = False, inherit: bool = True
+    ) -> AsyncIterator[None]:
         """Hold a lock for the block, waiting for it as long as it takes.
 
-        `shared`: with others who hold it shared. Raises StoreError if the file
-        system refuses. Cancelling stops the wait at once.
+        `shared`: with others who hold it shared. `inherit`: helpers that are started
+        in the block have it too; not for a block that another task may end. Raises
+        StoreError if the file system refuses. Cancelling stops the wait at once.
         """
         descriptor = self._try(name, shared=shared)
         while descriptor is None:
             descriptor = await self._wait(name, shared=shared)
         try:
-            with inherited(descriptor):
+            with inherited(descriptor) if inherit else nullcontext():
                 yield
         finally:
             self._release(name, descriptor)

@@ -110,6 +110,7 @@ class LeftoverKind(StrEnum):
     RESULT = "temporary result"
     CACHE = "cache copy"
     CONTAINER = "container"
+    MOUNT = "mount"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

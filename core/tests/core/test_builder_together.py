@@ -14,9 +14,8 @@ from support.builds import (
     stage,
 )
 
-from obuilder._core.lock_names import use_lock
 from obuilder.errors import BuildError, CommandFailed
-from obuilder.locks import Locks
+from obuilder.locks import Locks, use_lock
 
 pytestmark = pytest.mark.anyio
 

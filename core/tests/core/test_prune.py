@@ -11,9 +11,8 @@ import anyio
 import pytest
 from support.builds import Call, Events, Parts, ScriptedSandbox, open_parts, stage
 
-from obuilder._core.lock_names import use_lock
 from obuilder.errors import BuildError, CacheBusy, StoreError
-from obuilder.locks import Locks
+from obuilder.locks import Locks, use_lock
 from obuilder.types import Id
 
 pytestmark = pytest.mark.anyio

@@ -14,11 +14,10 @@ from obuilder._core.build_log import StepLog, read_chunks
 from obuilder._core.db import Database
 from obuilder._core.failed import keep_failure
 from obuilder._core.inflight import Inflight, Outcome, Sink
-from obuilder._core.lock_names import use_lock
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
 from obuilder._core.steps import Backends, Step
 from obuilder.errors import ObuilderError, StoreError
-from obuilder.locks import Locks
+from obuilder.locks import Locks, use_lock
 from obuilder.types import Id
 
 __all__ = ["Keeper"]

@@ -5,11 +5,10 @@ import anyio.to_thread
 
 from obuilder._core import plain_stream
 from obuilder._core.db import Database
-from obuilder._core.lock_names import use_lock
 from obuilder._core.record import read_side_file
 from obuilder._core.steps import Backends
 from obuilder.errors import StoreError
-from obuilder.locks import Locks
+from obuilder.locks import Locks, use_lock
 from obuilder.types import Id
 
 __all__ = ["Mover"]

@@ -8,10 +8,9 @@ from typing import Any
 import anyio
 
 from obuilder._core.db import Database
-from obuilder._core.lock_names import use_lock
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.interfaces import Store
-from obuilder.locks import Locks
+from obuilder.locks import Locks, use_lock
 from obuilder.types import Id
 
 __all__ = ["Pruner"]

@@ -61,7 +61,7 @@ class RsyncStore(PlainStore["RsyncStore.Config"]):
         require_program("rsync", package="rsync", driver="rsync")
         yield cls(absolute_location(location, driver="rsync"), mode=config.mode)
 
-    def __init__(self, root: Path, *, mode: str) -> None:
+    def __init__(self, root: Path, *, mode: str = "copy") -> None:
         super().__init__(root)
         self._mode = mode
         self._bases: dict[str, Id | None] = {}

@@ -1,0 +1,65 @@
+"""Whether a place can hold layers: tried once for each kernel and file system, then remembered."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from obuilder.durable import write_file
+from obuilder.errors import ConfigError
+from obuilder_store_overlayfs import mounts
+
+__all__ = ["check_location"]
+
+_HINT = (
+    "it takes a kernel with overlayfs (modprobe overlay), and a file system that can hold"
+    " its upper layer: ext4, xfs (with ftype=1), btrfs or tmpfs, but no other overlay"
+    " (in a container, use a volume) and no network; or use --store=rsync:DIRECTORY"
+)
+
+
+def check_location(root: Path) -> None:
+    """ConfigError if layers cannot be mounted here, or would not behave as one tree."""
+    if (root / "in-progress").is_dir() and (root / "merged").is_dir():
+        raise ConfigError(
+            f"{root} is a store of OBuilder's overlayfs, whose layers are not the same",
+            where="store",
+            hint="name another directory; what that store holds is built anew",
+            code="store.location",
+        )
+    tried = root / "state" / "overlay-tried"
+    here = f"{os.uname().release} {root.stat().st_dev}\n".encode()
+    try:
+        if tried.is_file() and tried.read_bytes() == here:
+            return
+        _try(root)
+        write_file(tried, here)
+    except OSError as error:
+        raise ConfigError(
+            f"layers cannot be mounted in {root}: {error.strerror}",
+            where="store",
+            hint=_HINT,
+            code="store.location",
+        ) from error
+
+
+def _try(root: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="try-", dir=root / "state") as name:
+        home = Path(name)
+        for part in ("lower", "upper", "work", "merged"):
+            (home / part).mkdir()
+        merged = home / "merged"
+        (home / "lower" / "one").write_text("x")
+        (home / "lower" / "two").hardlink_to(home / "lower" / "one")
+        mounts.mount_overlay(merged, home=home, lower=["lower"], upper="upper", work="work")
+        try:
+            (merged / "one").write_text("y")
+            joined = (merged / "two").read_text() == "y"
+        finally:
+            mounts.unmount(merged, busy_ok=True)
+    if not joined:
+        raise ConfigError(
+            f"in layers in {root} a file with two names would become two files",
+            where="store",
+            hint=_HINT,
+            code="store.location",
+        )
