@@ -17,10 +17,11 @@ from obuilder_store_rsync import RsyncStore
 pytestmark = pytest.mark.anyio
 
 
+# A disk of its own: free space is one of the promises, and others write to the machine's.
 @pytest.fixture
-def open_store(tmp_path: Path) -> OpenStore:
+def open_store(ext4_root: Path) -> OpenStore:
     def opened() -> AbstractAsyncContextManager[AnyStore]:
-        return RsyncStore.open(str(tmp_path / "store"), RsyncStore.Config())
+        return RsyncStore.open(str(ext4_root / "store"), RsyncStore.Config())
 
     return opened
 
