@@ -178,6 +178,13 @@ class Store(ABC, Generic[C]):
         del id
         return None
 
+    async def erase(self) -> None:
+        """Remove what `open` made that is no file below `root`: a data set, a volume.
+
+        Before: nobody else has the store open; results, caches and leftovers are gone.
+        After: the caller removes `root`, if it is still there.
+        """
+
 
 class Sandbox(ABC, Generic[C]):
     """Runs one command over a root file system."""

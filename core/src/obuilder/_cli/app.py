@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from obuilder._cli.conformance_commands import conformance
 from obuilder._cli.dockerfile_commands import dockerfile, from_dockerfile
 from obuilder._cli.global_options import GlobalOptions, with_global_options
 from obuilder._cli.report import print_out
@@ -175,3 +176,4 @@ app.command()(check)
 app.command()(fmt)
 app.command()(dockerfile)
 app.command("from-dockerfile")(from_dockerfile)
+app.command()(conformance)

@@ -13,11 +13,11 @@ from obuilder._core.own_sections import HEALTHCHECK, PLUGINS
 from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
 from obuilder._core.routing import RoutingFetcher
 from obuilder.errors import ConfigError, ObuilderError, PluginError
-from obuilder.interfaces import Fetcher
+from obuilder.interfaces import Fetcher, Store
 from obuilder.spec.ast import Stage
 from obuilder.spec.suggest import nearest
 
-__all__ = ["build_sync", "open_builder"]
+__all__ = ["build_sync", "load_store", "open_builder"]
 
 
 @asynccontextmanager
@@ -64,6 +64,18 @@ def build_sync(settings: Settings, spec: Stage, context: BuildContext | None = N
         return portal.call(build)
 
 
+def load_store(
+    settings: Settings, *, plugins: Plugins | None = None
+) -> tuple[type[Store[Any]], object]:
+    """The configured store's class and its filled Config; nothing is opened.
+
+    Raises as `open_builder` for settings that do not fit and drivers that cannot be loaded.
+    """
+    session = _Session(settings, plugins or Plugins())
+    session.check_sections()
+    return session.store()
+
+
 class _Session:
     """Settings together with what is installed."""
 
@@ -86,6 +98,12 @@ class _Session:
                 hint=f"{says}installed: {', '.join(sorted(installed)) or 'none'}",
                 code="config.unknown-section",
             )
+
+    def store(self) -> tuple[type[Store[Any]], object]:
+        """The store's class and its options."""
+        settings = self.settings
+        backend = self.plugins.load(STORE, settings.store, where=settings.place("store"))
+        return backend, self.config(STORE, settings.store, backend)
 
     def config(self, kind: Kind[Any], name: str, backend: type) -> object:
         """The options of one driver; ConfigError if one of them belongs to no driver."""
@@ -157,8 +175,7 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
     settings, plugins = session.settings, session.plugins
     session.check_sections()
     # All that can be wrong in the settings is said before anything is touched.
-    store_class = plugins.load(STORE, settings.store, where=settings.place("store"))
-    store_config = session.config(STORE, settings.store, store_class)
+    store_class, store_config = session.store()
     sandbox_class = plugins.load(SANDBOX, settings.sandbox, where=settings.place("sandbox"))
     sandbox_config = session.config(SANDBOX, settings.sandbox, sandbox_class)
     fetchers = session.fetchers()

@@ -1,0 +1,116 @@
+"""The pytest plugin of the process that tries a store: what is tried, and the way to tell.
+
+Each line on the descriptor it is given is a JSON object: a `location` before a
+store is made there, or a `test` that ended, with `broken`: why, or null.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from obuilder._cli.conformance_place import remove_store
+from obuilder._cli.global_options import GlobalOptions
+from obuilder._core.session import load_store
+from obuilder.interfaces import Store
+
+__all__ = ["Candidate", "Task"]
+
+_SUITE = "TestStore"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What the process is to do; `location` is a new one, `fd` takes the lines."""
+
+    options: GlobalOptions
+    location: str
+    lacks: Sequence[str]
+    fd: int
+
+    def to_json(self) -> str:
+        """As one argument."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Task":
+        """What `to_json` wrote."""
+        tree = json.loads(text)
+        return cls(**{**tree, "options": GlobalOptions(**tree["options"])})
+
+
+class Candidate:
+    """The store that is tried, and how it does."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._count = 0
+        self._reasons: list[str] = []
+        self.backend: type[Store[Any]]
+        self.backend, self.config = load_store(task.options.settings())
+
+    def place(self) -> Iterator[str]:
+        """A location for one test; the store there is removed afterwards."""
+        self._count += 1
+        location = f"{self._task.location}/{self._count}"
+        self.tell(location=location)
+        yield location
+        anyio.run(remove_store, self.backend, location, self.config)
+
+    def options(self) -> str:
+        """The arguments of the store's Config, as JSON."""
+        config: Any = self.config
+        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        return json.dumps(values, default=str)
+
+    def tell(self, **line: object) -> None:
+        """Write one line."""
+        os.write(self._task.fd, f"{json.dumps(line)}\n".encode())
+
+    def pytest_pycollect_makeitem(self, name: str, obj: object) -> None:
+        """Take back the abilities that the store does not claim."""
+        if name == _SUITE:
+            for ability in self._task.lacks:
+                setattr(obj, ability, pytest.fixture(lambda _self: False, name=ability))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Tell of a test when its last part has ended."""
+        if report.failed:
+            self._reasons.append(_reason(report))
+        elif report.skipped:
+            self._reasons.append("was skipped, so that nothing is known")
+        if report.when == "teardown":
+            name, _, variant = report.nodeid.rpartition("::")[2].partition("[")
+            broken = "; ".join(self._reasons) or None
+            self.tell(test=name, variant=variant.rstrip("]"), broken=broken)
+            self._reasons.clear()
+
+
+@pytest.fixture
+def candidate(request: pytest.FixtureRequest) -> Candidate:
+    """The store that is tried."""
+    plugin = request.config.pluginmanager.get_plugin("obuilder-candidate")
+    assert isinstance(plugin, Candidate)  # noqa: S101 - pytest_configure has registered it
+    return plugin
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The one argument."""
+    parser.addoption("--obuilder-task", required=True, help="What to do, as JSON.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the store."""
+    task = Task.from_json(config.getoption("--obuilder-task"))
+    config.pluginmanager.register(Candidate(task), "obuilder-candidate")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(report.longrepr if crash is None else crash.message)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "failed")
+    return first if report.when == "call" else f"{report.when}: {first}"
