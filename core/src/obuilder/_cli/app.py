@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from obuilder._cli.conformance_commands import conformance
+from obuilder._cli.author_commands import conformance, new_backend
 from obuilder._cli.dockerfile_commands import dockerfile, from_dockerfile
 from obuilder._cli.global_options import GlobalOptions, with_global_options
 from obuilder._cli.report import print_out
@@ -177,3 +177,4 @@ app.command()(fmt)
 app.command()(dockerfile)
 app.command("from-dockerfile")(from_dockerfile)
 app.command()(conformance)
+app.command("new-backend")(new_backend)

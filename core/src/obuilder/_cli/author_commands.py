@@ -1,12 +1,13 @@
-"""The command for authors of backends that tries a store against its contract."""
+"""The commands for authors of backends: one writes a new one, one tries a store."""
 
 from typing import Annotated
 
 import typer
 
 from obuilder._cli.global_options import GlobalOptions, with_global_options
+from obuilder._cli.report import print_out
 
-__all__ = ["conformance"]
+__all__ = ["conformance", "new_backend"]
 
 
 @with_global_options
@@ -44,3 +45,21 @@ def conformance(
     status = run_conformance(options, lacks=lacks or (), only=only or ())
     if status:
         raise typer.Exit(status)
+
+
+@with_global_options
+def new_backend(
+    options: GlobalOptions,  # noqa: ARG001 - nothing is configured for it
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="store, sandbox or fetcher.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The driver's name, such as foo.")],
+    directory: Annotated[
+        str | None, typer.Argument(metavar="[DIR]", help="Where; default: obuilder-KIND-NAME.")
+    ] = None,
+) -> None:
+    """Write a repository for a new backend: a class that works, its tests, its packaging."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from obuilder._cli.new_backend import write_backend  # noqa: PLC0415
+
+    where = write_backend(kind, name, None if directory is None else Path(directory))
+    print_out(f"{where}\n")
