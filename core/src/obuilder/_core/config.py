@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
+from obuilder._core.driver_names import is_qualified
 from obuilder._core.options import Value, canonical, describe
 from obuilder._core.own_sections import (
     HEALTHCHECK,
@@ -148,7 +149,7 @@ class Settings:
 
     @property
     def store(self) -> str:
-        """The store's driver."""
+        """The store's driver, perhaps with its distribution: `driver_names`."""
         return str(self.choices["store"].value).partition(":")[0]
 
     @property
@@ -158,12 +159,12 @@ class Settings:
 
     @property
     def sandbox(self) -> str:
-        """The sandbox's driver."""
+        """The sandbox's driver, likewise."""
         return str(self.choices["sandbox"].value)
 
     @property
     def fetcher(self) -> str:
-        """The driver of the fetcher for bases that no scheme claims."""
+        """The driver of the fetcher for bases that no scheme claims, likewise."""
         return str(self.choices["fetcher"].value)
 
     @property
@@ -296,8 +297,10 @@ def _choice(key: str, value: object, layer: _Layer) -> Value:
             hint="write OS/ARCH, such as linux/amd64 or linux/arm64",
             code="config.value",
         )
-    driver = value.partition(":")[0]
-    if key != "platform" and (not driver or "/" in driver or "\0" in value):
+    driver, colon, _ = value.partition(":")
+    # `a/b` alone is rather the path of somebody who forgot the driver of a store.
+    is_path = "/" in driver and not (is_qualified(driver) and (colon or key != "store"))
+    if key != "platform" and (not driver or is_path or "\0" in value):
         form = f"DRIVER:{value if '/' in driver else '/PATH'}" if key == "store" else "DRIVER"
         raise ConfigError(
             f"expected {'driver:location' if key == 'store' else 'the name of a driver'},"

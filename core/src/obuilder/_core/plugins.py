@@ -2,63 +2,29 @@
 
 import importlib.metadata
 import logging
-import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 from obuilder._core.checks import check_class
+from obuilder._core.driver_names import distribution_of, driver_of, normal_name
+from obuilder._core.kinds import FETCHER, KINDS, SANDBOX, STORE, Backend, Kind
 from obuilder._core.observe import Observer
+from obuilder._core.plugin_errors import (
+    conflict,
+    import_failure,
+    not_installed,
+    not_that_distribution,
+)
 from obuilder.errors import PluginError
-from obuilder.interfaces import Fetcher, Sandbox, Store
-from obuilder.spec.suggest import nearest
 
 __all__ = ["FETCHER", "KINDS", "SANDBOX", "STORE", "Backend", "Kind", "Plugins"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-_PACKAGE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind(Generic[T]):
-    """What a plugin can be, and the entry point group for it."""
-
-    name: str
-    group: str
-    interface: type[T]
-
-
-# `interface` is asked about subclasses, never called.
-STORE: Kind[Store[Any]] = Kind(
-    name="store",
-    group="obuilder.stores",
-    interface=Store,  # type: ignore[type-abstract]  # only asked for its methods
-)
-SANDBOX: Kind[Sandbox[Any]] = Kind(
-    name="sandbox",
-    group="obuilder.sandboxes",
-    interface=Sandbox,  # type: ignore[type-abstract]  # only asked for its methods
-)
-FETCHER: Kind[Fetcher[Any]] = Kind(
-    name="fetcher",
-    group="obuilder.fetchers",
-    interface=Fetcher,  # type: ignore[type-abstract]  # only asked for its methods
-)
-KINDS: tuple[Kind[Any], ...] = (STORE, SANDBOX, FETCHER)
 _HOOKS = Kind(name="hooks", group="obuilder.hooks", interface=object)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
-    """An installed driver, known from metadata alone."""
-
-    kind: Kind[Any]
-    name: str
-    distribution: str
-    version: str
-    entry_point: importlib.metadata.EntryPoint
 
 
 class Plugins:
@@ -84,21 +50,28 @@ class Plugins:
     def load(self, kind: Kind[T], name: str, *, where: str | None = None) -> type[T]:
         """Import a driver and check its class; `where` is what asked for it.
 
+        `name` is the driver's, or `distribution/driver` where several claim that.
         PluginError: `plugin.not-installed`, `plugin.conflict`, `plugin.import`, and
         those of `check_class`.
         """
-        claims = [backend for backend in self._of(kind) if backend.name == name]
+        driver, distribution = driver_of(name), distribution_of(name)
+        claims = [backend for backend in self._of(kind) if backend.name == driver]
+        if claims and distribution is not None:
+            wanted = [each for each in claims if normal_name(each.distribution) == distribution]
+            if not wanted:
+                raise not_that_distribution(kind, name, claims, where=where)
+            claims = wanted
         if not claims:
-            raise self._not_installed(kind, name, where)
+            raise not_installed(kind, driver, self.names(kind), where=where)
         if len(claims) > 1:
-            raise _conflict(kind, name, claims)
+            raise conflict(kind, driver, claims)
         backend = claims[0]
         loaded = _load(backend)
         check_class(loaded, kind.interface, distribution=backend.distribution)
         scheme = getattr(loaded, "scheme", None)
-        if scheme not in (None, name):
+        if scheme not in (None, driver):
             raise PluginError(
-                f"{backend.distribution}: the scheme of fetcher {name!r} is {scheme!r}; "
+                f"{backend.distribution}: the scheme of fetcher {driver!r} is {scheme!r}; "
                 "it must be the driver's own name",
                 hint=f"report it to the author of {backend.distribution}",
                 code="plugin.scheme",
@@ -110,11 +83,11 @@ class Plugins:
 
         `disabled` names entry points or distributions that are not even imported.
         """
-        off = {_normal(name) for name in disabled}
+        off = {normal_name(name) for name in disabled}
         found = [
             backend
             for backend in self._of(_HOOKS)
-            if not {_normal(backend.name), _normal(backend.distribution)} & off
+            if not {normal_name(backend.name), normal_name(backend.distribution)} & off
         ]
         if not found:
             return None
@@ -126,26 +99,6 @@ class Plugins:
         if self._found is None:
             self._found = tuple(_scan())
         return [backend for backend in self._found if backend.kind is kind]
-
-    def _not_installed(self, kind: Kind[Any], name: str, where: str | None) -> PluginError:
-        names = self.names(kind)
-        meant = nearest(name, names)
-        hints = [f"did you mean {meant!r}?"] if meant else []
-        hints.append(
-            f"installed: {', '.join(names)}." if names else f"no {kind.name} is installed."
-        )
-        if _PACKAGE_NAME.fullmatch(name):
-            hints.append(f"To install it: pip install obuilder-{kind.name}-{name}")
-        return PluginError(
-            f"{kind.name} {name!r} is not installed",
-            where=where,
-            hint=" ".join(hints),
-            code="plugin.not-installed",
-        )
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _scan() -> Iterator[Backend]:
@@ -162,7 +115,7 @@ def _scan() -> Iterator[Backend]:
         metadata = distribution.metadata
         name = metadata["Name"] or "a distribution without a name"
         # One that is found twice on the path is what Python imports first.
-        key = _normal(name)
+        key = normal_name(name)
         if key in seen:
             continue
         seen.add(key)
@@ -199,7 +152,7 @@ def _load(backend: Backend) -> object:
     except (AssertionError, SystemExit) as error:  # raised by the plugin; stevedore lets them pass
         failures.append(error)
     if failures:
-        raise _import_failure(backend, failures[0]) from failures[0]
+        raise import_failure(backend, failures[0]) from failures[0]
     return manager[backend.name].plugin
 
 
@@ -209,29 +162,3 @@ def _hook_plugins(found: Iterable[Backend]) -> Iterator[tuple[str, object]]:
             yield backend.distribution, _load(backend)
         except PluginError as error:  # an observer that is broken stops no build
             _log.warning("%s", error)
-
-
-def _import_failure(backend: Backend, error: BaseException) -> PluginError:
-    name = backend.distribution
-    hint = f"pip install --force-reinstall {name}"
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        what = f"it needs the module {error.name!r}, which is not installed"
-    elif isinstance(error, AttributeError) and error.obj is not None:
-        what = f"its entry point {backend.entry_point.value!r} names nothing that is there"
-    else:
-        what = f"{type(error).__name__}: {error}"
-        hint = f"report it to the author of {name}, or remove it: pip uninstall {name}"
-    return PluginError(
-        f"{name}: {backend.kind.name} {backend.name!r} cannot be imported: {what}",
-        hint=hint,
-        code="plugin.import",
-    )
-
-
-def _conflict(kind: Kind[Any], name: str, claims: Sequence[Backend]) -> PluginError:
-    names = sorted(claim.distribution for claim in claims)
-    return PluginError(
-        f"{kind.name} {name!r} is claimed by {' and by '.join(names)}",
-        hint=f"keep one of them: pip uninstall {names[-1]}",
-        code="plugin.conflict",
-    )

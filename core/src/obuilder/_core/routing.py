@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from obuilder._core.driver_names import driver_of
 from obuilder.errors import FetchError, PluginError
 from obuilder.interfaces import BuildLog, Fetcher
 from obuilder.types import BaseImage, FetchContext
@@ -80,6 +81,9 @@ class RoutingFetcher(Fetcher["RoutingFetcher.Config"]):
 
     def _route(self, base: str) -> str:
         scheme, colon, _ = base.partition(":")
+        if scheme == driver_of(self._config.default):
+            # Also where two distributions claim the scheme, and the settings say which.
+            return self._config.default
         known = colon and scheme in self._config.installed
         if known and self._config.load(scheme).scheme == scheme:
             return scheme

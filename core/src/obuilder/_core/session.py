@@ -8,6 +8,7 @@ from anyio.from_thread import start_blocking_portal
 
 from obuilder._core.build import BuildContext, Builder, BuildResult
 from obuilder._core.config import Settings, known_schemes
+from obuilder._core.driver_names import driver_of
 from obuilder._core.options import fill, option_names, unknown_key
 from obuilder._core.own_sections import HEALTHCHECK, PLUGINS
 from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
@@ -123,10 +124,12 @@ class _Session:
     def fetchers(self) -> RoutingFetcher.Config:
         """How bases find their fetcher. Options are checked now, though no fetcher is opened."""
         plugins, settings = self.plugins, self.settings
-        if not settings.is_default("fetcher") and settings.fetcher not in plugins.names(FETCHER):
+        is_installed = settings.fetcher in plugins.names(FETCHER)
+        if not settings.is_default("fetcher") and not is_installed:
             self.load_fetcher(settings.fetcher)  # says what is wrong, though no base may need it
-        for name in plugins.names(FETCHER):
-            if settings.sections.get(_section(name)):
+        for driver in plugins.names(FETCHER):
+            if settings.sections.get(_section(driver)):
+                name = self._chosen(FETCHER, driver)
                 self.config(FETCHER, name, self.load_fetcher(name))
         return RoutingFetcher.Config(
             default=settings.fetcher,
@@ -159,13 +162,19 @@ class _Session:
                 continue
         return found
 
+    def _chosen(self, kind: Kind[Any], driver: str) -> str:
+        """The driver's name with its distribution, if the settings say one."""
+        name = str(self.settings.choices[kind.name].value).partition(":")[0]
+        return name if driver_of(name) == driver else driver
+
     def _names_of_others(self, kind: Kind[Any], name: str) -> frozenset[str]:
         known: frozenset[str] = frozenset()
         for other in KINDS:
-            if other is kind or name not in self.plugins.names(other):
+            if other is kind or driver_of(name) not in self.plugins.names(other):
                 continue
             try:
-                known |= option_names(self.plugins.load(other, name).Config)
+                also = self._chosen(other, driver_of(name))
+                known |= option_names(self.plugins.load(other, also).Config)
             except PluginError:  # not chosen, so that it need not work; it adds no names
                 continue
         return known
@@ -182,7 +191,7 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
     with _sources_named(settings):
         store = await stack.enter_async_context(store_class.open(settings.location, store_config))
         # Not in `sandbox`: OBuilder takes what it finds there for containers, and stops.
-        sandbox_dir = store.state_dir / "sandboxes" / settings.sandbox
+        sandbox_dir = store.state_dir / "sandboxes" / driver_of(settings.sandbox)
         sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))
     fetcher = await stack.enter_async_context(RoutingFetcher.open(fetchers))
     builder = Builder(
@@ -206,7 +215,7 @@ def _sources_named(settings: Settings) -> Iterator[None]:
 
 
 def _section(name: str) -> str:
-    return name.replace("_", "-")
+    return driver_of(name).replace("_", "-")
 
 
 def _alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
