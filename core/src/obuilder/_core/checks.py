@@ -2,20 +2,26 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from obuilder._core.options import unsupported_option
+from obuilder._core.renames import RENAMES, Rename, used_renames
 from obuilder.errors import PluginError
 from obuilder.interfaces import API_VERSION
 
 __all__ = ["check_class"]
 
+_log = logging.getLogger(__name__)
+
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def check_class(backend: object, interface: type, *, distribution: str) -> None:
-    """PluginError unless `backend` keeps the form of `interface`.
+def check_class(
+    backend: object, interface: type, *, distribution: str, renames: Sequence[Rename] = RENAMES
+) -> None:
+    """PluginError unless `backend` keeps the form of `interface`; names it outgrew are logged.
 
     Codes: `plugin.not-a-backend`, `plugin.api`, `plugin.method-missing`,
     `plugin.signature`, `plugin.config`.
@@ -35,7 +41,8 @@ def check_class(backend: object, interface: type, *, distribution: str) -> None:
             hint=author,
             code="plugin.method-missing",
         )
-    for fault in _signature_faults(backend, interface):
+    old = list(used_renames(backend, interface, renames))
+    for fault in _signature_faults(backend, interface, old):
         raise PluginError(
             f"{distribution}: {backend.__name__}.{fault}", hint=author, code="plugin.signature"
         )
@@ -43,6 +50,13 @@ def check_class(backend: object, interface: type, *, distribution: str) -> None:
     if wrong:
         raise PluginError(
             f"{distribution}: {backend.__name__}: {wrong}", hint=author, code="plugin.config"
+        )
+    for rename in old:
+        _log.warning(
+            "DeprecationWarning: %s: %s.%s() has the parameter %r,"
+            " which is %r from interface %d on",
+            *(distribution, backend.__name__, rename.method),
+            *(rename.old, rename.new, rename.api),
         )
 
 
@@ -77,10 +91,11 @@ def _config_fault(backend: type) -> str | None:
     return f"Config: {fault}" if fault else None
 
 
-def _signature_faults(backend: type, interface: type) -> Iterator[str]:
+def _signature_faults(backend: type, interface: type, old: Sequence[Rename]) -> Iterator[str]:
     for name, promised in vars(interface).items():
         if name.startswith("_"):
             continue
+        renamed = {rename.old: rename.new for rename in old if rename.method == name}
         found = inspect.getattr_static(backend, name)
         if found is promised:
             continue
@@ -89,18 +104,22 @@ def _signature_faults(backend: type, interface: type) -> Iterator[str]:
                 yield f"{name} is a method; it must be a property"
         elif isinstance(promised, classmethod):
             if isinstance(found, classmethod):
-                yield from _call_faults(name, found.__func__, promised.__func__)
+                yield from _call_faults(name, found.__func__, promised.__func__, renamed=renamed)
             else:
                 yield f"{name}() must be a classmethod"
         elif inspect.isfunction(promised):
             if inspect.isfunction(found):
-                yield from _call_faults(name, found, promised)
+                yield from _call_faults(name, found, promised, renamed=renamed)
             else:
                 yield f"{name} must be a method"
 
 
 def _call_faults(
-    name: str, found: Callable[..., object], promised: Callable[..., object]
+    name: str,
+    found: Callable[..., object],
+    promised: Callable[..., object],
+    *,
+    renamed: Mapping[str, str],
 ) -> Iterator[str]:
     if inspect.iscoroutinefunction(promised) and not inspect.iscoroutinefunction(found):
         yield f"{name}() must be an async def"
@@ -110,7 +129,10 @@ def _call_faults(
         elif inspect.iscoroutinefunction(found):
             yield f"{name}() must return an async context manager, and is an async def"
     # The first parameter is self or cls, under any name.
-    theirs = list(inspect.signature(found).parameters.values())[1:]
+    theirs = [
+        parameter.replace(name=renamed.get(parameter.name, parameter.name))
+        for parameter in list(inspect.signature(found).parameters.values())[1:]
+    ]
     ours = list(inspect.signature(promised).parameters.values())[1:]
     yield from _parameter_faults(name, theirs, ours)
 

@@ -39,6 +39,8 @@ def import_failure(backend: Backend, error: BaseException) -> PluginError:
     else:
         what = f"{type(error).__name__}: {error}"
         hint = f"report it to the author of {name}, or remove it: pip uninstall {name}"
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "obuilder":
+        hint = f"they do not fit together: pip install --upgrade obuilder {name}"
     return PluginError(
         f"{name}: {backend.kind.name} {backend.name!r} cannot be imported: {what}",
         hint=hint,

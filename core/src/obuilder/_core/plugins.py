@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 from obuilder._core.checks import check_class
@@ -15,6 +15,7 @@ from obuilder._core.plugin_errors import (
     not_installed,
     not_that_distribution,
 )
+from obuilder._core.renames import RENAMES, Rename, adapted, used_renames
 from obuilder.errors import PluginError
 
 __all__ = ["FETCHER", "KINDS", "SANDBOX", "STORE", "Backend", "Kind", "Plugins"]
@@ -30,7 +31,8 @@ _HOOKS = Kind(name="hooks", group="obuilder.hooks", interface=object)
 class Plugins:
     """What is installed, as of the first question; nothing is imported before it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, renames: Sequence[Rename] = RENAMES) -> None:
+        self._renames = renames
         self._found: tuple[Backend, ...] | None = None
 
     def backends(self) -> tuple[Backend, ...]:
@@ -67,7 +69,9 @@ class Plugins:
             raise conflict(kind, driver, claims)
         backend = claims[0]
         loaded = _load(backend)
-        check_class(loaded, kind.interface, distribution=backend.distribution)
+        check_class(
+            loaded, kind.interface, distribution=backend.distribution, renames=self._renames
+        )
         scheme = getattr(loaded, "scheme", None)
         if scheme not in (None, driver):
             raise PluginError(
@@ -76,7 +80,8 @@ class Plugins:
                 hint=f"report it to the author of {backend.distribution}",
                 code="plugin.scheme",
             )
-        return cast(type[T], loaded)  # check_class has seen to it
+        found = cast(type[T], loaded)  # check_class has seen to it
+        return adapted(found, list(used_renames(found, kind.interface, self._renames)))
 
     def hooks(self, disabled: Collection[str] = ()) -> Observer | None:
         """The installed observers, or None; one that cannot be loaded is logged and left out.
