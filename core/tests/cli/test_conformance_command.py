@@ -80,6 +80,32 @@ def test_an_ability_that_is_not_claimed_is_not_demanded(tmp_path: Path, install:
     assert not (tmp_path / "pool").exists()
 
 
+@pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)"])
+def test_a_store_that_ends_the_process_is_never_taken_for_a_good_one(
+    end: str, tmp_path: Path, install: Install
+) -> None:
+    source = f"""
+    import os
+    from fakes import FakeStore
+
+    class Deadly(FakeStore):
+        API = 1
+        Config = FakeStore.Config
+
+        async def df(self):
+            {end}
+    """
+    points = {"obuilder.stores": {"deadly": "deadly_module:Deadly"}}
+    install("acme-deadly", points, {"deadly_module": source})
+    some = ("--only", "odd cache names", "--only", "df is a percentage")
+    result = run(f"--store=deadly:{tmp_path}/pool", *some)
+    assert result.exit_code == 1
+    assert "kept    odd cache names" in result.stdout
+    assert "promises:" not in result.stdout
+    assert "internal error" not in result.stderr
+    assert not (tmp_path / "pool").exists()
+
+
 def test_the_drivers_options_are_those_of_the_settings(tmp_path: Path) -> None:
     result = run(f"--store=fakestore:{tmp_path}/pool", "-o", "fakestore.mode=no", "--only", "df")
     assert result.exit_code == 2

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import anyio
 
 from obuilder._cli.conformance_place import new_location, parents_made, remove_store
+from obuilder._cli.conformance_table import Table
 from obuilder._cli.global_options import GlobalOptions
 from obuilder._cli.output import Output
 from obuilder._cli.report import FAILED, say
@@ -26,7 +26,7 @@ __all__ = ["run_conformance"]
 _TEST_LIMIT_S = 600.0
 """A promise that takes longer hangs: the suite's own limits are shorter."""
 
-_REASON_CHARS = 300
+_ANY = range(-64, 256)
 _KEPT_ALL, _BROKEN_SOME, _NONE_SELECTED = 0, 1, 5  # pytest's exit statuses
 
 
@@ -74,46 +74,6 @@ def _check_prerequisites(lacks: Sequence[str]) -> None:
             )
 
 
-@dataclass(kw_only=True)
-class _Table:
-    """Prints a promise when the last of its variants (event loops, …) has ended."""
-
-    output: Output
-    kept: int = 0
-    broken: int = 0
-    _promise: str | None = None
-    _reasons: dict[str, str] = field(default_factory=dict)
-
-    def add(self, test: str, variant: str, broken: str | None) -> None:
-        if test != self._promise:
-            self.flush()
-        self._promise = test
-        if broken:
-            self._reasons[variant] = broken
-
-    def flush(self) -> None:
-        if self._promise is None:
-            return
-        words = self._promise.removeprefix("test_").replace("_", " ")
-        state = "BROKEN" if self._reasons else "kept"
-        self.line(f"{state:<7} {words}")
-        if self._reasons:
-            self.broken += 1
-        else:
-            self.kept += 1
-        told = set(self._reasons.values())
-        for variant, reason in self._reasons.items():
-            short = reason if len(reason) <= _REASON_CHARS else f"{reason[:_REASON_CHARS]}…"
-            self.line(f"        {short}" if len(told) == 1 else f"        {variant}: {short}")
-            if len(told) == 1:
-                break
-        self._promise = None
-        self._reasons = {}
-
-    def line(self, text: str) -> None:
-        self.output.write(f"{text}\n".encode("utf-8", "backslashreplace"))
-
-
 class _Trial:
     """One run of the contract."""
 
@@ -125,17 +85,19 @@ class _Trial:
         self._options = options
         self._location = location
         self._made: list[str] = []
+        self._ended = False
+        self._while = ""
 
     async def work(self, output: Output, *, lacks: Sequence[str], only: Sequence[str]) -> int:
         """Try the promises that `only` selects, print them, and return the exit status."""
-        table = _Table(output=output)
+        table = Table(output=output)
         try:
             await self._first()
             completed = await self._run(table, lacks, only)
         finally:
+            table.flush()
             with anyio.CancelScope(shield=True):
                 await self._remove_rest()
-        table.flush()
         if self._options.verbose:
             say(completed.stdout.decode("utf-8", "backslashreplace"))
         if completed.returncode == _NONE_SELECTED:
@@ -144,10 +106,10 @@ class _Trial:
                 where="--only",
                 code="cli.no-promise",
             )
-        if completed.returncode not in {_KEPT_ALL, _BROKEN_SOME} or not (table.kept + table.broken):
+        if not self._ended or completed.returncode not in {_KEPT_ALL, _BROKEN_SOME}:
             said = (completed.stdout + completed.stderr).decode("utf-8", "backslashreplace")
             raise ProcessError(
-                f"pytest ended with status {completed.returncode}: {said[-2000:].strip()}",
+                f"pytest ended with status {completed.returncode}{self._while}: {said[-2000:]}",
                 returncode=completed.returncode,
             )
         total = table.kept + table.broken
@@ -162,7 +124,7 @@ class _Trial:
         async with self._backend.open(location, self._config):
             self._made.append(location)
 
-    async def _run(self, table: _Table, lacks: Sequence[str], only: Sequence[str]) -> Completed:
+    async def _run(self, table: Table, lacks: Sequence[str], only: Sequence[str]) -> Completed:
         from obuilder._cli.conformance_child import Task  # noqa: PLC0415 - needs pytest
 
         reader, writer = os.pipe()
@@ -175,11 +137,14 @@ class _Trial:
         async def child() -> None:
             try:
                 argv = [*_argv(task.to_json()), *selection]
-                results.append(await run(argv, env=environment, pass_fds=(writer,), ok=range(256)))
+                results.append(await run(argv, env=environment, pass_fds=(writer,), ok=_ANY))
+            except ObuilderError as error:  # told below
+                failures.append(error)
             finally:
                 os.close(writer)
 
-        failure: ObuilderError | None = None
+        # Raised outside the task group, which would wrap them.
+        failures: list[ObuilderError] = []
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(child)
@@ -187,15 +152,21 @@ class _Trial:
                     async for line in _lines(reader):
                         if "location" in line:
                             self._made.append(line["location"])
+                        elif "begun" in line:
+                            self._while = f" in {line['begun']}"
+                        elif "end" in line:
+                            self._ended = True
                         else:
                             table.add(line["test"], line["variant"], line["broken"])
-                except TimeoutError:  # the error, and not a group with it, leaves this
-                    failure = ProcessError(f"a promise took longer than {_TEST_LIMIT_S:.0f} s")
+                except TimeoutError:  # told below
+                    failures.append(
+                        ProcessError(f"took longer than {_TEST_LIMIT_S:.0f} s{self._while}")
+                    )
                     tasks.cancel_scope.cancel()
         finally:
             os.close(reader)
-        if failure is not None:
-            raise failure
+        if failures:
+            raise failures[0]
         return results[0]
 
     async def _remove_rest(self) -> None:

@@ -1,7 +1,8 @@
 """The pytest plugin of the process that tries a store: what is tried, and the way to tell.
 
 Each line on the descriptor it is given is a JSON object: a `location` before a
-store is made there, or a `test` that ended, with `broken`: why, or null.
+store is made there; a test that is `begun`; a `test` that ended, with `broken`:
+why, or null; and at last `end`: without it the process died on the way.
 """
 
 import dataclasses
@@ -64,8 +65,11 @@ class Candidate:
     def options(self) -> str:
         """The arguments of the store's Config, as JSON."""
         config: Any = self.config
-        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        return json.dumps(values, default=str)
+        default = type(config)()
+        names = [field.name for field in dataclasses.fields(config) if field.init]
+        values = {name: getattr(config, name) for name in names}
+        said = {name: each for name, each in values.items() if each != getattr(default, name)}
+        return json.dumps(said, default=str)
 
     def tell(self, **line: object) -> None:
         """Write one line."""
@@ -76,6 +80,10 @@ class Candidate:
         if name == _SUITE:
             for ability in self._task.lacks:
                 setattr(obj, ability, pytest.fixture(lambda _self: False, name=ability))
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Tell of a test that begins: it may be the last one."""
+        self.tell(begun=nodeid.rpartition("::")[2])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Tell of a test when its last part has ended."""
@@ -88,6 +96,10 @@ class Candidate:
             broken = "; ".join(self._reasons) or None
             self.tell(test=name, variant=variant.rstrip("]"), broken=broken)
             self._reasons.clear()
+
+    def pytest_sessionfinish(self) -> None:
+        """Tell that all have been tried."""
+        self.tell(end=True)
 
 
 @pytest.fixture
