@@ -2,7 +2,12 @@
 
 import pytest
 
-pytest_plugins = ["support.command", "support.docker_engine", "support.filesystems"]
+pytest_plugins = [
+    "support.command",
+    "support.docker_engine",
+    "support.filesystems",
+    "support.zfs_pools",
+]
 
 
 @pytest.fixture(params=["asyncio", "trio"])
