@@ -7,6 +7,7 @@ pytest_plugins = [
     "support.docker_engine",
     "support.filesystems",
     "support.wheels",
+    "support.zfs_pools",
 ]
 
 

@@ -67,7 +67,7 @@ def registered_names() -> Iterator[str]:
 def test_the_rules_look_at_files_that_exist() -> None:
     assert len(SHIPPED) > 30
     assert len(TESTS) > 5
-    assert {"rsync", "btrfs", "runc", "archive", "docker"} <= set(registered_names())
+    assert {"rsync", "btrfs", "zfs", "runc", "archive", "docker"} <= set(registered_names())
 
 
 def test_no_file_is_longer_than_the_limit() -> None:

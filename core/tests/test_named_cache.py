@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from obuilder import named_cache
 from obuilder.errors import CacheBusy, StoreError
-from obuilder.named_cache import NamedCaches, escape_name, unescape_name
+from obuilder.named_cache import CacheNaming, NamedCaches, escape_name, unescape_name
 from obuilder.types import ROOT, LeftoverKind, User
 
 TEXTS = st.binary(max_size=250).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
@@ -42,7 +42,9 @@ class FailingClone(Directories):
 def open_caches(root: Path, store: Directories | None = None, *, prefix: str = "") -> NamedCaches:
     for name in ("cache", "cache-tmp"):
         (root / name).mkdir(exist_ok=True)
-    return NamedCaches(store or Directories(), root, root / "state", prefix=prefix)
+    return NamedCaches(
+        store or Directories(), root, root / "state", naming=CacheNaming(prefix=prefix)
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,19 @@ def test_a_long_name_keeps_its_start_and_a_hash() -> None:
     assert escape_name(escaped) != escaped
 
 
+@given(TEXTS, TEXTS, st.integers(80, 255))
+def test_names_fit_where_there_is_less_room_and_stay_distinct(
+    one: str, other: str, room: int
+) -> None:
+    naming = CacheNaming(prefix="c-", mark=":", room_bytes=room)
+    first, second = naming.escape(one), naming.escape(other)
+    assert len(first) <= room
+    assert "%" not in first
+    assert (first == second) == (one == other)
+    if len(first) < 80:
+        assert naming.unescape(first) == one
+
+
 @pytest.mark.anyio
 class TestNamedCaches:
     """On plain directories."""
@@ -103,7 +118,7 @@ class TestNamedCaches:
             assert not (tmp_path / "cache" / "c").exists()
         assert (tmp_path / "cache" / "c" / "file").read_text() == "1"
         assert list((tmp_path / "cache-tmp").iterdir()) == []
-        assert caches.names() == ["c"]
+        assert await caches.names() == ["c"]
 
     async def test_of_many_that_start_together_only_the_first_release_counts(
         self, tmp_path: Path
@@ -145,7 +160,7 @@ class TestNamedCaches:
         with pytest.raises(StoreError, match="full"):
             async with caches.use("c", user=ROOT):
                 pytest.fail("used")
-        assert caches.leftovers() == []
+        assert await caches.leftovers() == []
         await caches.delete("c")
 
     async def test_a_copy_in_use_is_a_leftover_with_the_lock_of_its_user(
@@ -153,7 +168,7 @@ class TestNamedCaches:
     ) -> None:
         caches = open_caches(tmp_path)
         async with caches.use("a/b", user=ROOT) as path:
-            (leftover,) = caches.leftovers()
+            (leftover,) = await caches.leftovers()
             assert leftover.kind is LeftoverKind.CACHE
             assert leftover.path == path
             assert leftover.key in os.listdir(tmp_path / "state" / "locks")
@@ -166,13 +181,13 @@ class TestNamedCaches:
             assert caught.value.hint
             await others.delete("another")
         await others.delete("c")
-        assert caches.names() == []
+        assert await caches.names() == []
 
     async def test_a_cache_that_obuilder_made_is_taken_over(self, tmp_path: Path) -> None:
         caches = open_caches(tmp_path, prefix="c-")
         (tmp_path / "cache" / "c-a%2fb").mkdir()
         (tmp_path / "cache" / "c-a%2fb" / "old").touch()
-        assert caches.names() == ["a/b"]
+        assert await caches.names() == ["a/b"]
         async with caches.use("a/b", user=ROOT) as path:
             assert (path / "old").exists()
             (path / "new").touch()
@@ -182,9 +197,9 @@ class TestNamedCaches:
         caches = open_caches(tmp_path)
         async with caches.use("é" * 200, user=ROOT):
             pass
-        assert caches.names() == ["é" * 200]
+        assert await caches.names() == ["é" * 200]
         await caches.delete("é" * 200)
-        assert caches.names() == []
+        assert await caches.names() == []
 
     async def test_what_obuilder_named_otherwise_is_listed_and_deleted_but_not_used(
         self, tmp_path: Path
@@ -192,10 +207,10 @@ class TestNamedCaches:
         caches = open_caches(tmp_path)
         for name in ("a b", "a%20b", "c" * 220, "other"):
             (tmp_path / "cache" / name).mkdir()
-        assert caches.names() == ["a b", "c" * 220, "other"]
+        assert await caches.names() == ["a b", "c" * 220, "other"]
         async with caches.use("c" * 220, user=ROOT):
             pass
-        assert caches.names() == ["a b", "c" * 220, "other"]
+        assert await caches.names() == ["a b", "c" * 220, "other"]
         await caches.delete("c" * 220)
         await caches.delete("a b")
         assert [each.name for each in (tmp_path / "cache").iterdir()] == ["other"]
@@ -210,7 +225,7 @@ class TestNamedCaches:
             async with caches.use("c", user=ROOT) as path:
                 (path / str(number)).touch()
         assert sorted(os.listdir(tmp_path / "cache" / "c")) == ["0", "1", "2"]
-        assert caches.leftovers() == []
+        assert await caches.leftovers() == []
 
     async def test_a_release_that_fails_is_a_store_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -223,8 +238,8 @@ class TestNamedCaches:
         with pytest.raises(StoreError, match="cannot release cache 'c': No space left"):
             async with caches.use("c", user=ROOT):
                 pass
-        assert caches.names() == []
-        assert caches.leftovers() == []
+        assert await caches.names() == []
+        assert await caches.leftovers() == []
 
     async def test_a_damaged_record_says_what_to_remove(self, tmp_path: Path) -> None:
         caches = open_caches(tmp_path)
@@ -234,4 +249,4 @@ class TestNamedCaches:
             async with caches.use("c", user=ROOT):
                 pytest.fail("used")
         assert str(record) in (caught.value.hint or "")
-        assert caches.leftovers() == []
+        assert await caches.leftovers() == []

@@ -23,7 +23,7 @@ import anyio
 
 from obuilder.errors import ConfigError, ProcessError, StoreError
 from obuilder.interfaces import Store
-from obuilder.named_cache import NamedCaches
+from obuilder.named_cache import CacheNaming, NamedCaches
 from obuilder.process import run
 from obuilder.types import Id, Leftover, LeftoverKind, User
 
@@ -66,18 +66,25 @@ class DirectoryStore(Store[C]):
     """The promises of `Store`, over four operations on directories that a store gives.
 
     `create_tree`, `clone_tree` and `remove_tree` must be given; `publish` and
-    `withdraw` may be replaced by a store that does more than rename.
+    `withdraw` may be replaced by a store that does more than rename, and
+    `named_caches` by one whose caches are no plain directories.
     """
 
-    def __init__(self, root: Path, *, cache_prefix: str = "") -> None:
-        """Make what is missing of the layout. ConfigError if that cannot be, or not written."""
+    def __init__(
+        self, root: Path, *, cache_prefix: str = "", temporary: str = "result-tmp"
+    ) -> None:
+        """Make what is missing of the layout. ConfigError if that cannot be, or not written.
+
+        `temporary` is where results are built: `result` if a store makes one in
+        its place; it then tells itself what is saved and what is left over.
+        """
         self._root = root
         self._results = root / "result"
-        self._temporary = root / "result-tmp"
+        self._temporary = root / temporary
         try:
             for path in (*self._parts(), self.state_dir):
                 path.mkdir(parents=True, exist_ok=True)
-            self._caches = NamedCaches(self, root, self.state_dir, prefix=cache_prefix)
+            self._caches = self.named_caches(cache_prefix)
         except OSError as error:
             raise ConfigError(
                 f"cannot make a store in {root}: {error.strerror}",
@@ -97,6 +104,11 @@ class DirectoryStore(Store[C]):
     def _parts(self) -> tuple[Path, ...]:
         named = ("cache", "cache-tmp")
         return (self._results, self._temporary, *(self._root / name for name in named))
+
+    def named_caches(self, prefix: str) -> NamedCaches:
+        """The caches of this store. OSError."""
+        naming = CacheNaming(prefix=prefix)
+        return NamedCaches(self, self._root, self.state_dir, naming=naming)
 
     @abstractmethod
     async def create_tree(self, path: Path) -> None:
@@ -186,7 +198,7 @@ class DirectoryStore(Store[C]):
         return self._caches.use(name, user=user)
 
     async def caches(self) -> Sequence[str]:
-        return self._caches.names()
+        return await self._caches.names()
 
     async def delete_cache(self, name: str) -> None:
         await self._caches.delete(name)
@@ -203,14 +215,17 @@ class DirectoryStore(Store[C]):
             Leftover(kind=LeftoverKind.RESULT, key=entry.name, path=Path(entry.path))
             for entry in os.scandir(self._temporary)
         ]
-        return [*results, *self._caches.leftovers()]
+        return [*results, *await self._caches.leftovers()]
 
     async def discard(self, leftover: Leftover) -> None:
         path = self._temporary / leftover.key if leftover.path is None else leftover.path
         if path.parent not in (self._temporary, self._root / "cache-tmp"):
             raise StoreError(f"{path} is not a leftover of the store {self._root}")
         with anyio.CancelScope(shield=True):
-            await self.remove_tree(path)
+            if path.parent == self._temporary:
+                await self.remove_tree(path)
+            else:
+                await self._caches.discard(path)
 
     async def create_cache(self, path: Path, user: User) -> None:
         await self.create_tree(path)

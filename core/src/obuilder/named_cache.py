@@ -1,7 +1,9 @@
 """Caches for stores that keep them as directories: private copies, first release wins.
 
 A store gives the three operations that differ (create, clone, remove); who
-wins, how names become file names, and what is busy is decided here, once.
+wins, how names become file names, and what is busy is decided here, once. A
+store whose caches are no plain directories also overrides what `NamedCaches`
+has as public methods for it.
 """
 
 import ctypes
@@ -13,6 +15,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,10 +26,11 @@ from obuilder.errors import CacheBusy, StoreError
 from obuilder.locks import Locks
 from obuilder.types import Leftover, LeftoverKind, User
 
-__all__ = ["CacheOperations", "NamedCaches", "escape_name", "unescape_name"]
+__all__ = ["CacheNaming", "CacheOperations", "NamedCaches", "escape_name", "unescape_name"]
 
 _LONGEST = 200
 _KEPT = 150
+_DIGEST_BYTES = 1 + 2 * hashlib.sha256().digest_size
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 
@@ -44,31 +48,54 @@ class CacheOperations(Protocol):
         """Remove a cache or a copy of one; nothing if it is gone."""
 
 
-def escape_name(name: str, *, prefix: str = "") -> str:
-    """A cache's file name: bytes outside `[-._A-Za-z0-9]` as `%xx`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheNaming:
+    """How the names of caches become file names: bytes outside `[-._A-Za-z0-9]` as `%xx`.
 
     With a prefix (btrfs: `c-`) a leading dot stays, as OBuilder has it; without
     one it is escaped, and the empty name is `%`, which nothing else becomes. A
     name over 200 bytes escaped keeps its first 150 and a SHA-256 of the whole.
     """
-    raw = name.encode("utf-8", "surrogateescape")
-    escaped = re.sub(rb"[^-._A-Za-z0-9]", lambda m: b"%%%02x" % m.group()[0], raw).decode()
-    if not prefix:
-        if escaped.startswith("."):
-            escaped = "%2e" + escaped[1:]
-        escaped = escaped or "%"
-    if len(escaped) > _LONGEST:
-        escaped = f"{escaped[:_KEPT]}-{hashlib.sha256(raw).hexdigest()}"
-    return prefix + escaped
+
+    prefix: str = ""
+    mark: str = "%"
+    """What stands before the two digits: `:` where the file system knows no `%`."""
+    room_bytes: int = 255
+    """The most that a file name may take, prefix included; at least 80."""
+
+    def escape(self, name: str) -> str:
+        """A cache's file name."""
+        raw, mark = name.encode("utf-8", "surrogateescape"), self.mark.encode()
+        escaped = re.sub(rb"[^-._A-Za-z0-9]", lambda m: b"%s%02x" % (mark, m.group()[0]), raw)
+        text = escaped.decode()
+        if not self.prefix:
+            if text.startswith("."):
+                text = f"{self.mark}2e{text[1:]}"
+            text = text or self.mark
+        room = self.room_bytes - len(self.prefix)
+        if len(text) > min(_LONGEST, room):
+            kept = min(_KEPT, room - _DIGEST_BYTES)
+            text = f"{text[:kept]}-{hashlib.sha256(raw).hexdigest()}"
+        return self.prefix + text
+
+    def unescape(self, file_name: str) -> str:
+        """The cache's name; of a shortened one, what can be read of it."""
+        escaped = file_name.removeprefix(self.prefix)
+        if escaped == self.mark:
+            return ""
+        pattern = re.escape(self.mark.encode()) + rb"([0-9a-f]{2})"
+        raw = re.sub(pattern, lambda m: bytes([int(m.group(1), 16)]), escaped.encode())
+        return raw.decode("utf-8", "surrogateescape")
+
+
+def escape_name(name: str, *, prefix: str = "") -> str:
+    """A cache's file name by the usual naming."""
+    return CacheNaming(prefix=prefix).escape(name)
 
 
 def unescape_name(file_name: str, *, prefix: str = "") -> str:
-    """The cache's name; of a shortened one, what can be read of it."""
-    escaped = file_name.removeprefix(prefix)
-    if escaped == "%":
-        return ""
-    raw = re.sub(rb"%([0-9a-f]{2})", lambda m: bytes([int(m.group(1), 16)]), escaped.encode())
-    return raw.decode("utf-8", "surrogateescape")
+    """The name of the cache that a file name is of."""
+    return CacheNaming(prefix=prefix).unescape(file_name)
 
 
 class NamedCaches:
@@ -81,7 +108,12 @@ class NamedCaches:
     """
 
     def __init__(
-        self, store: CacheOperations, root: Path, state_dir: Path, *, prefix: str = ""
+        self,
+        store: CacheOperations,
+        root: Path,
+        state_dir: Path,
+        *,
+        naming: CacheNaming | None = None,
     ) -> None:
         self._store = store
         self._current = root / "cache"
@@ -89,12 +121,37 @@ class NamedCaches:
         self._records = state_dir / "caches"
         self._records.mkdir(parents=True, exist_ok=True)
         self._locks = Locks(state_dir / "locks")
-        self._prefix = prefix
+        self._naming = naming or CacheNaming()
+
+    async def exists(self, cache: Path) -> bool:
+        """Whether a cache, or a copy of one, is there."""
+        return cache.exists()
+
+    async def files(self, directory: Path) -> Sequence[str]:
+        """The names of what is in the directory of caches, or of copies."""
+        return [entry.name for entry in os.scandir(directory)]
+
+    async def replace(self, copy: Path, current: Path) -> None:
+        """Make a copy the current version, under the cache's lock. StoreError or OSError.
+
+        A version that was there is replaced, and may lie at `copy` afterwards,
+        where it is removed next. A crash must leave one or the other whole.
+        """
+        if current.exists():
+            _exchange(copy, current)
+        else:
+            copy.rename(current)
+
+    async def salvage(self, copy: Path, current: Path) -> None:
+        """End or undo what a crash left of `replace`, under the cache's lock. StoreError.
+
+        What lies at `copy` afterwards is removed next.
+        """
 
     @asynccontextmanager
     async def use(self, name: str, *, user: User) -> AsyncIterator[Path]:
         """A private copy for the block; the promise is `Store.cache`'s."""
-        file_name = escape_name(name, prefix=self._prefix)
+        file_name = self._naming.escape(name)
         current = self._current / file_name
         copy = self._copies / f"{secrets.token_hex(6)}-{file_name}"
         async with (
@@ -104,7 +161,7 @@ class NamedCaches:
             try:
                 async with self._locks.hold(f"cache-{file_name}"):
                     generation = self._generation(file_name)
-                    if await anyio.Path(current).exists():
+                    if await self.exists(current):
                         await self._store.clone_cache(current, copy)
                     else:
                         await self._store.create_cache(copy, user)
@@ -114,7 +171,7 @@ class NamedCaches:
                     with anyio.CancelScope(shield=True):
                         async with self._locks.hold(f"cache-{file_name}"):
                             if self._generation(file_name) == generation:
-                                self._publish(name, copy, generation=generation + 1)
+                                await self._publish(name, copy, generation=generation + 1)
             finally:
                 with anyio.CancelScope(shield=True):
                     # The copy that lost, or the version that was replaced.
@@ -122,7 +179,7 @@ class NamedCaches:
 
     async def delete(self, name: str) -> None:
         """Remove a cache. CacheBusy while a copy of it is in use."""
-        file_name = escape_name(name, prefix=self._prefix)
+        file_name = self._naming.escape(name)
         with self._locks.try_hold(f"users-{file_name}") as free:
             if not free:
                 raise CacheBusy(f"cache {name!r} is in use", hint="try again when its steps ended")
@@ -130,40 +187,44 @@ class NamedCaches:
                 # The record stays: its generation must never be used twice.
                 await self._store.remove_cache(self._current / file_name)
                 # What OBuilder called so without escaping or shortening it; no step uses these.
-                for other in self._files():
+                for other in await self._files():
                     if other != file_name and self._name(other) == name:
                         await self._store.remove_cache(self._current / other)
 
-    def names(self) -> Sequence[str]:
+    async def names(self) -> Sequence[str]:
         """The names of all caches that exist."""
-        return sorted({self._name(file_name) for file_name in self._files()})
+        return sorted({self._name(file_name) for file_name in await self._files()})
 
-    def _files(self) -> list[str]:
-        names = (entry.name for entry in os.scandir(self._current))
-        return sorted(name for name in names if name.startswith(self._prefix))
+    async def _files(self) -> list[str]:
+        names = await self.files(self._current)
+        return sorted(name for name in names if name.startswith(self._naming.prefix))
 
     def _name(self, file_name: str) -> str:
-        name = unescape_name(file_name, prefix=self._prefix)
+        name = self._naming.unescape(file_name)
         return self._record(file_name).get("name", name)
 
-    def leftovers(self) -> Sequence[Leftover]:
+    async def leftovers(self) -> Sequence[Leftover]:
         """The copies that exist now; a key is the name of the lock that its user holds."""
         return [
-            Leftover(kind=LeftoverKind.CACHE, key=f"copy-{entry.name}", path=Path(entry.path))
-            for entry in os.scandir(self._copies)
+            Leftover(kind=LeftoverKind.CACHE, key=f"copy-{name}", path=self._copies / name)
+            for name in await self.files(self._copies)
         ]
 
-    def _publish(self, name: str, copy: Path, *, generation: int) -> None:
-        file_name = escape_name(name, prefix=self._prefix)
+    async def discard(self, copy: Path) -> None:
+        """Remove a copy, whose user is dead. StoreError."""
+        file_name = copy.name.partition("-")[2]
+        async with self._locks.hold(f"cache-{file_name}"):
+            await self.salvage(copy, self._current / file_name)
+            await self._store.remove_cache(copy)
+
+    async def _publish(self, name: str, copy: Path, *, generation: int) -> None:
+        file_name = self._naming.escape(name)
         current = self._current / file_name
         record = {"name": name, "generation": str(generation)}
         try:
             # The record first: a crash between the two makes other copies lose, never win twice.
             write_file(self._records / file_name, json.dumps(record).encode())
-            if current.exists():
-                _exchange(copy, current)
-            else:
-                copy.rename(current)
+            await self.replace(copy, current)
         except OSError as error:
             raise StoreError(f"cannot release cache {name!r}: {error.strerror}") from error
 

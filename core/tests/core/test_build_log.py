@@ -1,6 +1,7 @@
 """A step's log: order, followers at any time, the pipe to its last byte, and what goes wrong."""
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -100,6 +101,24 @@ async def test_followers_go_on_when_the_result_is_published(tmp_path: Path) -> N
         late = await followed(log)
     assert early == late == [b"x" * 100_000]
     log.dispose()
+
+
+async def test_followers_of_a_detached_log_hold_nothing_open_where_it_lay(tmp_path: Path) -> None:
+    place, elsewhere = tmp_path / "result-tmp", tmp_path / "state"
+    place.mkdir()
+    elsewhere.mkdir()
+    log = StepLog(place / "log")
+    await log.output(b"x" * 100_000)
+    async with following(log) as early:
+        log.close()
+        log.detach(elsewhere)
+        assert not [each for each in descriptors() if str(place) in each]
+        shutil.rmtree(place)
+        late = await followed(log)
+    assert early == late == [b"x" * 100_000]
+    assert os.listdir(elsewhere) == []
+    log.dispose()
+    log.detach(elsewhere)
 
 
 async def test_a_closed_log_takes_no_more_and_touches_no_other_file(

@@ -1,6 +1,7 @@
 """A step's log: appended by one, followed by many, replayed from the file."""
 
 import os
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from obuilder.interfaces import BuildLog
 __all__ = ["StepLog", "read_chunks"]
 
 _CHUNK_BYTES = 65536
+_COPY_BYTES = 1 << 30
 _CLOSED = -1  # no descriptor: a late write fails, and cannot hit a file opened since
 
 
@@ -89,6 +91,21 @@ class StepLog(BuildLog):
             os.close(self._writer)
             self._writer = _CLOSED
             self._wake()
+
+    def detach(self, directory: Path) -> None:
+        """Let followers read on from a copy, without a name, in `directory`. Raises OSError.
+
+        Called when it is closed and what it lies in is about to be removed: a
+        store may be unable to do that while a file there is open.
+        """
+        if self._reader == _CLOSED:
+            return
+        with tempfile.TemporaryFile(dir=directory) as copy:
+            offset = 0
+            while sent := os.sendfile(copy.fileno(), self._reader, offset, _COPY_BYTES):
+                offset += sent
+            # In place: a follower may be reading.
+            os.dup2(copy.fileno(), self._reader, inheritable=False)
 
     def dispose(self) -> None:
         """Nobody follows any more, nor will."""

@@ -105,18 +105,37 @@ class Keeper:
     async def _in_directory(
         self, step: Step, directory: Path, publish: Callable[[StepLog], None]
     ) -> StepRecord:
-        log = StepLog(await self._store.log_file(step.id))
-        publish(log)
+        async with self._log(step.id) as log:
+            publish(log)
+            try:
+                record = await step.make(self._backends, directory, log)
+                size = await self._store.size_added(step.id)
+                return replace(record, size_bytes=size)
+            except ObuilderError as error:
+                log.close()
+                await self._keep_failure(step.id, error)
+                raise
+
+    @asynccontextmanager
+    async def _log(self, id: Id) -> AsyncIterator[StepLog]:
+        log = StepLog(await self._store.log_file(id))
         try:
-            record = await step.make(self._backends, directory, log)
-            size = await self._store.size_added(step.id)
-            return replace(record, size_bytes=size)
-        except ObuilderError as error:
+            yield log
+        except BaseException:
             log.close()
-            await self._keep_failure(step.id, error)
+            # The build is going to be discarded, and followers still have the log open.
+            with anyio.CancelScope(shield=True):
+                await self._detach(log)
             raise
         finally:
             log.close()
+
+    async def _detach(self, log: StepLog) -> None:
+        try:
+            await anyio.to_thread.run_sync(log.detach, self._store.state_dir)
+        except OSError as failure:
+            # Most stores can remove it all the same; the others leave it for the next opening.
+            _logger.warning("the log of a failed step stays open: %s", failure)
 
     async def _end_orphans(self, id: Id) -> None:
         # The lock of a builder that was killed since the store was opened is free, but
