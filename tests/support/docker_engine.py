@@ -96,7 +96,9 @@ def start_engine(*, disk: str = "") -> Iterator[DockerEngine]:
         (root / "data").mkdir()
         (root / "config").mkdir()
         root.chmod(0o711)  # that the socket's mode decides who gets in
-        argv = ["unshare", "--mount", "--", "sh", "-c", _SCRIPT, "sh", disk, str(root / "data")]
+        # Slave: what others unmount while the engine runs is not held by its namespace.
+        argv = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", _SCRIPT]
+        argv += ["sh", disk, str(root / "data")]
         argv += ["dockerd", "--host", f"unix://{root}/sock", "--pidfile", str(root / "pid")]
         argv += ["--data-root", str(root / "data"), "--exec-root", str(root / "exec")]
         argv += _NO_NETWORK.split()

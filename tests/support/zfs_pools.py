@@ -85,16 +85,33 @@ def _pool(directory: Path) -> Iterator[str]:
     with image.open("wb") as file:
         file.truncate(_IMAGE_BYTES)
     options = ("-o", "cachefile=none", "-O", f"mountpoint={directory / 'pool'}", "-O", "atime=off")
-    made = _try("zpool", "create", *options, name, str(image))
-    if made.returncode:
-        image.unlink()
-        _missing(f"no zfs pool can be made here: {made.stderr.strip()}")
+    with _shared(directory):
+        made = _try("zpool", "create", *options, name, str(image))
+        if made.returncode:
+            image.unlink()
+            _missing(f"no zfs pool can be made here: {made.stderr.strip()}")
+        try:
+            yield name
+        finally:
+            argv = ("zpool", "destroy", "-f", name)
+            anyio.run(partial(runs_zfs, argv, doing="cannot destroy the pool"))
+            image.unlink()
+
+
+@contextmanager
+def _shared(directory: Path) -> Iterator[None]:
+    """Have what is unmounted below go from other namespaces too, an engine's for one.
+
+    What stays mounted in one keeps its data set busy.
+    """
+    for argv in (("--bind", str(directory), str(directory)), ("--make-shared", str(directory))):
+        done = _try("mount", *argv)
+        if done.returncode:
+            _missing(f"nothing can be mounted here: {done.stderr.strip()}")
     try:
-        yield name
+        yield
     finally:
-        argv = ("zpool", "destroy", "-f", name)
-        anyio.run(partial(runs_zfs, argv, doing="cannot destroy the pool"))
-        image.unlink()
+        _try("umount", "--lazy", str(directory))
 
 
 @contextmanager
