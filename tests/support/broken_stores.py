@@ -191,6 +191,7 @@ class SavesPieceByPiece(BrokenStore):
         result.mkdir()
         for entry in sorted(temporary.iterdir(), reverse=True):
             await run_tool(["cp", "-a", str(entry), str(result)], doing="copy")
+            await anyio.sleep(0.1)  # as long as a big one would take
         await self.remove_tree(temporary)
 
 
@@ -201,6 +202,7 @@ class DeletesInPlace(BrokenStore):
         result = self._results / id
         if result.exists():
             await self.remove_tree(result / "rootfs")
+            await anyio.sleep(0.3)  # as long as a big one would take
             await self.remove_tree(result)
 
 

@@ -41,21 +41,24 @@ def ext4_file_system() -> Iterator[Path]:
 
 
 @pytest.fixture
-def btrfs_root(btrfs_file_system: Path, tmp_path: Path) -> Path:
+def btrfs_root(btrfs_file_system: Path, tmp_path: Path) -> Iterator[Path]:
     """An empty directory of this test's own on a btrfs."""
-    return _own_directory(btrfs_file_system, tmp_path)
+    with _own_directory(btrfs_file_system, tmp_path) as root:
+        yield root
 
 
 @pytest.fixture
-def xfs_root(xfs_file_system: Path, tmp_path: Path) -> Path:
+def xfs_root(xfs_file_system: Path, tmp_path: Path) -> Iterator[Path]:
     """An empty directory of this test's own on an xfs with reflinks."""
-    return _own_directory(xfs_file_system, tmp_path)
+    with _own_directory(xfs_file_system, tmp_path) as root:
+        yield root
 
 
 @pytest.fixture
-def ext4_root(ext4_file_system: Path, tmp_path: Path) -> Path:
+def ext4_root(ext4_file_system: Path, tmp_path: Path) -> Iterator[Path]:
     """An empty directory of this test's own on an ext4."""
-    return _own_directory(ext4_file_system, tmp_path)
+    with _own_directory(ext4_file_system, tmp_path) as root:
+        yield root
 
 
 @pytest.fixture
@@ -105,21 +108,37 @@ def mounted_image(*mkfs: str) -> Iterator[Path]:
             directory.rmdir()
 
 
-def _own_directory(file_system: Path, tmp_path: Path) -> Path:
+@contextmanager
+def _own_directory(file_system: Path, tmp_path: Path) -> Iterator[Path]:
     root = file_system / tmp_path.name
     number = 0
     while root.exists():
         number += 1
         root = file_system / f"{tmp_path.name}-{number}"
     root.mkdir()
-    return root
+    try:
+        yield root
+    finally:
+        # Hundreds of tests share the file system: what they leave would fill it.
+        for subvolume in _subvolumes(file_system, root):
+            _run("btrfs", "subvolume", "delete", str(subvolume))
+        _run("rm", "-rf", str(root))
 
 
-def _run(*argv: str) -> None:
-    async def main(command: Sequence[str]) -> None:
-        await run(command)
+def _subvolumes(file_system: Path, root: Path) -> list[Path]:
+    """The btrfs subvolumes below a directory, none on another file system; inner ones first."""
+    if not _run("stat", "-f", "-c", "%T", str(file_system)).startswith(b"btrfs"):
+        return []
+    listed = os.fsdecode(_run("btrfs", "subvolume", "list", str(file_system)))
+    paths = [file_system / line.split(" ", 8)[8] for line in listed.splitlines()]
+    return sorted((path for path in paths if root in path.parents), reverse=True)
 
-    anyio.run(main, argv)
+
+def _run(*argv: str) -> bytes:
+    async def main(command: Sequence[str]) -> bytes:
+        return (await run(command)).stdout
+
+    return anyio.run(main, argv)
 
 
 def _missing(reason: str) -> None:

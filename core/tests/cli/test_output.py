@@ -42,7 +42,9 @@ def test_a_reader_that_stalls_holds_up_no_signal(workplace: Path, number: signal
     ) as process:
         assert process.stdout
         assert process.stderr
-        os.read(process.stdout.fileno(), 1)  # it prints; nobody reads on
+        seen = b""
+        while b"xxxxx" not in seen:  # it prints the long text; nobody reads on
+            seen += os.read(process.stdout.fileno(), 100)
         process.send_signal(number)
         status = process.wait(LIMIT_S)
         errors = process.stderr.read()

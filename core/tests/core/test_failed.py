@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.builds import Events, descriptors, open_parts, stage
 
 from obuilder._core import failed
 from obuilder._core.failed import keep_failure
@@ -61,3 +62,25 @@ def test_of_a_log_over_the_limit_the_end_is_kept(
 def test_one_that_another_process_is_making_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "failed" / "other").mkdir(parents=True)
     assert (keep(tmp_path / "failed", "a") / "log").exists()
+
+
+@pytest.mark.anyio
+async def test_a_failed_build_is_removed_with_none_of_its_files_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Or zfs would say that it is busy; its followers read the log to its end all the same."""
+    async with open_parts(tmp_path) as parts:
+        remove_tree = parts.store.remove_tree
+        open_when_removed = []
+
+        async def look(path: Path) -> None:
+            if path.exists():
+                open_when_removed.append([name for name in descriptors() if str(path) in name])
+            await remove_tree(path)
+
+        monkeypatch.setattr(parts.store, "remove_tree", look)
+        events = Events()
+        with pytest.raises(BuildError):
+            await parts.builder.build(stage('((from b) (run (shell "exit 3")))'), events.context())
+    assert open_when_removed == [[]]
+    assert events.output == b"about to fail\n"

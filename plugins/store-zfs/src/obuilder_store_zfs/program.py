@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 
 from obuilder.errors import ProcessError, StoreError
 from obuilder.process import run
@@ -55,6 +56,9 @@ async def run_zfs(*argv: str, doing: str) -> str:
 
     A data set can be busy just after use: a container's mount namespace is being
     taken down, or (zfs-fuse) a file is being closed. Failure if it stays so.
+
+    A cancel waits for the end of a command that has begun: zfs-fuse's daemon
+    goes on with what a killed `zfs` asked for, after what would clean up.
     """
     return await runs_zfs(("zfs", *argv), doing=doing)
 
@@ -65,7 +69,10 @@ async def runs_zfs(argv: Sequence[str], *, doing: str) -> str:
     end = anyio.current_time() + BUSY_LIMIT_S
     while True:
         try:
-            return os.fsdecode((await run(argv)).stdout)
+            with anyio.CancelScope(shield=True):
+                printed = (await run(argv)).stdout
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            return os.fsdecode(printed)
         except ProcessError as error:
             failure = _failure(argv, error, doing=doing)
             if not failure.is_busy or anyio.current_time() + pause > end:
