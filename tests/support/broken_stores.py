@@ -17,6 +17,12 @@ from obuilder_store_rsync import RsyncStore
 __all__ = ["BROKEN", "BrokenStore"]
 
 
+async def many_programs() -> None:
+    """As long as a big tree would take: a kill between two parts of a fault must find it."""
+    for _ in range(40):
+        await run_tool(["true"], doing="wait")
+
+
 class BrokenStore(RsyncStore):
     """A store without a fault; those below have one."""
 
@@ -191,7 +197,7 @@ class SavesPieceByPiece(BrokenStore):
         result.mkdir()
         for entry in sorted(temporary.iterdir(), reverse=True):
             await run_tool(["cp", "-a", str(entry), str(result)], doing="copy")
-            await anyio.sleep(0.1)  # as long as a big one would take
+            await many_programs()
         await self.remove_tree(temporary)
 
 
@@ -202,7 +208,7 @@ class DeletesInPlace(BrokenStore):
         result = self._results / id
         if result.exists():
             await self.remove_tree(result / "rootfs")
-            await anyio.sleep(0.3)  # as long as a big one would take
+            await many_programs()
             await self.remove_tree(result)
 
 
