@@ -1,7 +1,7 @@
-"""What observers may hear: builds and steps, as they start and finish.
+"""What hook plugins may do: hear of builds and steps, and add commands.
 
-A distribution registers a module or object with functions of these names,
-marked `@obuilder.hookimpl`, in the entry point group `obuilder.hooks`::
+A distribution registers a module or object with functions of the names of
+`Hooks`, marked `@obuilder.hookimpl`, in the entry point group `obuilder.hooks`::
 
     from obuilder import hookimpl
 
@@ -10,13 +10,20 @@ marked `@obuilder.hookimpl`, in the entry point group `obuilder.hooks`::
 
 A function may leave out parameters. Hooks are synchronous and called in the
 event loop: they must not block. One that raises is logged, and the build goes on.
+
+What adds commands to `obuilder` is registered in the group `obuilder.commands`,
+and implements `CommandHooks`. It is only imported for `--help` and when a command is
+asked for that `obuilder` itself does not have.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pluggy
 
 from obuilder.types import Id
 
-__all__ = ["PROJECT", "Hooks", "hookimpl"]
+__all__ = ["PROJECT", "CommandHooks", "Hooks", "hookimpl"]
 
 PROJECT = "obuilder"
 
@@ -50,3 +57,19 @@ class Hooks:
         self, id: Id, kind: str, cached: bool, seconds: float, error: BaseException | None
     ) -> None:
         """A build has the step's result, or the step's error."""
+
+
+class CommandHooks:
+    """The hook of those that add commands."""
+
+    @_hookspec
+    def commands(self) -> Sequence[Callable[..., Any]]:
+        """The functions that are commands: of the function's name, `_` written `-`.
+
+        Each is what `typer.Typer.command` takes: parameters with annotations are
+        arguments and options, the docstring is the help. It gets `obuilder`'s own options too
+        (`--store`, `-o`, …): a parameter `settings` is the `obuilder.Settings` that they
+        make with the configuration. What it raises of `obuilder.errors` is printed, and
+        is its exit status, as for any other command.
+        """
+        return ()

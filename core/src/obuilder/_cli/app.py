@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from obuilder._cli.added_commands import CommandGroup
 from obuilder._cli.author_commands import conformance, new_backend
 from obuilder._cli.dockerfile_commands import dockerfile, from_dockerfile
 from obuilder._cli.global_options import GlobalOptions, with_global_options
@@ -16,6 +17,7 @@ __all__ = ["app"]
 # Modules of the core are imported inside the commands: --help needs none of them.
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Build specs step by step in a sandbox, and keep each step's result.",
     epilog="The options of `obuilder` itself may also stand after the command.",
     no_args_is_help=True,

@@ -29,6 +29,7 @@ __all__ = [
     "say",
     "show",
     "step_failed",
+    "warnings_shown",
 ]
 
 FAILED = 1
@@ -37,16 +38,14 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 _TRACEBACK_VARIABLE = "OBUILDER_TRACEBACK"
+_LOG_FORMAT = "obuilder: %(levelname)s: %(message)s"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 
 
 @contextmanager
 def reporting(*, verbose: bool) -> Iterator[None]:
     """Turn what the block raises into a message and `typer.Exit`."""
-    logging.basicConfig(
-        format="obuilder: %(levelname)s: %(message)s",
-        level=logging.DEBUG if verbose else logging.WARNING,
-    )
+    logging.basicConfig(format=_LOG_FORMAT, level=logging.DEBUG if verbose else logging.WARNING)
     traced = verbose or bool(os.environ.get(_TRACEBACK_VARIABLE))
     try:
         yield
@@ -69,6 +68,18 @@ def reporting(*, verbose: bool) -> Iterator[None]:
         again = "" if traced else f" Run it again with -v or {_TRACEBACK_VARIABLE}=1 to see where."
         say(f"  hint: this is a bug in obuilder or in a plugin; please report it.{again}")
         raise typer.Exit(FAILED) from None
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Show warnings of the block as `reporting` does, which comes later and decides how much."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 class OutputError(Exception):

@@ -2,14 +2,14 @@
 
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pluggy
 
-from obuilder.hookspecs import PROJECT, Hooks
+from obuilder.hookspecs import PROJECT, CommandHooks, Hooks
 from obuilder.types import Id
 
-__all__ = ["Observers"]
+__all__ = ["Observers", "commands_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Observers:
         # A manager each: pluggy stops at the first one that raises.
         self._managers: list[tuple[str, pluggy.PluginManager]] = []
         for distribution, plugin in plugins:
-            manager = _manager(distribution, plugin)
+            manager = _manager(distribution, plugin, Hooks)
             if manager is not None:
                 self._managers.append((distribution, manager))
 
@@ -65,9 +65,37 @@ class Observers:
                 )
 
 
-def _manager(distribution: str, plugin: object) -> pluggy.PluginManager | None:
+def commands_of(distribution: str, plugin: object) -> Sequence[Callable[..., object]]:
+    """The commands that one plugin adds; none, with a warning, if it cannot say them."""
+    manager = _manager(distribution, plugin, CommandHooks)
+    if manager is None:
+        return ()
+    try:
+        return [command for said in manager.hook.commands() for command in _functions(said)]
+    except Exception as error:  # noqa: BLE001 - foreign code; it stops no other command
+        _log.warning(
+            "the commands of %s are not there: %s: %s",
+            distribution,
+            type(error).__name__,
+            error,
+            exc_info=_log.isEnabledFor(logging.DEBUG),
+        )
+        return ()
+
+
+def _functions(said: object) -> Iterable[Callable[..., object]]:
+    if isinstance(said, Iterable):
+        found = list(said)
+        if all(inspect.isfunction(command) for command in found):
+            return found
+    raise TypeError(f"commands() must return functions, it returned {said!r}")
+
+
+def _manager(
+    distribution: str, plugin: object, specifications: type
+) -> pluggy.PluginManager | None:
     manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(Hooks)
+    manager.add_hookspecs(specifications)
     try:
         manager.register(plugin, distribution)
         manager.check_pending()

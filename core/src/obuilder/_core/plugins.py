@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 from obuilder._core.checks import check_class
@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 _HOOKS = Kind(name="hooks", group="obuilder.hooks", interface=object)
+_COMMANDS = Kind(name="commands", group="obuilder.commands", interface=object)
 
 
 class Plugins:
@@ -88,17 +89,38 @@ class Plugins:
 
         `disabled` names entry points or distributions that are not even imported.
         """
-        off = {normal_name(name) for name in disabled}
-        found = [
-            backend
-            for backend in self._of(_HOOKS)
-            if not {normal_name(backend.name), normal_name(backend.distribution)} & off
-        ]
+        found = self._enabled(_HOOKS, disabled)
         if not found:
             return None
         from obuilder._core.observers import Observers  # noqa: PLC0415 - few have hooks
 
         return Observers(_hook_plugins(found))
+
+    def commands(
+        self, disabled: Collection[str] = ()
+    ) -> Sequence[tuple[str, Callable[..., object]]]:
+        """The installed commands and the distribution of each; `disabled` as for `hooks`.
+
+        A plugin that cannot be loaded or does not say its commands is logged and left out.
+        """
+        found = self._enabled(_COMMANDS, disabled)
+        if not found:
+            return ()
+        from obuilder._core.observers import commands_of  # noqa: PLC0415 - few have any
+
+        return [
+            (distribution, command)
+            for distribution, plugin in _hook_plugins(found)
+            for command in commands_of(distribution, plugin)
+        ]
+
+    def _enabled(self, kind: Kind[Any], disabled: Collection[str]) -> list[Backend]:
+        off = {normal_name(name) for name in disabled}
+        return [
+            backend
+            for backend in self._of(kind)
+            if not {normal_name(backend.name), normal_name(backend.distribution)} & off
+        ]
 
     def _of(self, kind: Kind[Any]) -> list[Backend]:
         if self._found is None:
@@ -107,7 +129,7 @@ class Plugins:
 
 
 def _scan() -> Iterator[Backend]:
-    kinds = {kind.group: kind for kind in (*KINDS, _HOOKS)}
+    kinds = {kind.group: kind for kind in (*KINDS, _HOOKS, _COMMANDS)}
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions():
         try:
