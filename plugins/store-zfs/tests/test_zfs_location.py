@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 from support.store_tools import built
-from support.zfs_tools import zfs
+from support.zfs_tools import names_below, zfs
 
 from obuilder.errors import ConfigError
 from obuilder_store_zfs import ZfsStore
@@ -125,3 +125,12 @@ async def test_many_may_make_one_store_at_once(zfs_name: str) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(opens, f"{zfs_name}/new")
+
+
+async def test_an_erased_store_leaves_no_data_set(zfs_name: str) -> None:
+    async with ZfsStore.open(zfs_name, ZfsStore.Config()) as store:
+        (store.state_dir / "file").touch()
+        await store.erase()
+        assert not os.path.ismount(store.root)
+    pool, _, name = zfs_name.rpartition("/")
+    assert [each for each in await names_below(pool) if each.split("/")[0] == name] == []

@@ -18,7 +18,7 @@ from obuilder.types import Id, Leftover, LeftoverKind
 from obuilder_store_zfs import space
 from obuilder_store_zfs.caches import ZfsCaches
 from obuilder_store_zfs.datasets import Datasets
-from obuilder_store_zfs.location import find
+from obuilder_store_zfs.location import GROUPS, find
 from obuilder_store_zfs.program import SNAPSHOT, Failure, is_kernel, listed
 
 __all__ = ["ZfsStore"]
@@ -187,6 +187,14 @@ class ZfsStore(DirectoryStore["ZfsStore.Config"]):
 
     async def complete_deletes(self) -> None:
         await space.wait_for_freed(self._datasets)
+
+    async def erase(self) -> None:
+        with anyio.CancelScope(shield=True):
+            # The state is files; the others hold nothing any more.
+            for group in GROUPS:
+                await self._datasets.destroy(self.root / group)
+            if self._datasets.name != self._datasets.pool:
+                await self._datasets.destroy(self.root)
 
     async def size_added(self, id: Id) -> int | None:
         return await space.used_bytes(self._datasets, self._results / id)
