@@ -1,7 +1,8 @@
 """Measures what docs/stores.md reports: how long each store takes to clone, save and delete.
 
 As root, with the programs that make the file systems. Everything is made in
-image files in a temporary directory (TMPDIR), and removed.
+image files in a temporary directory (TMPDIR), and removed. For `zfs` a running
+ZFS is needed (the kernel's, or a zfs-fuse that was started).
 """
 
 import os
@@ -24,6 +25,8 @@ from obuilder_store_btrfs import BtrfsStore
 from obuilder_store_overlayfs import OverlayfsStore
 from obuilder_store_reflink import ReflinkStore
 from obuilder_store_rsync import RsyncStore
+from obuilder_store_zfs import ZfsStore
+from obuilder_store_zfs.program import runs_zfs
 
 FILES = 20_000
 FILE_BYTES = 500 * 2**20 // FILES
@@ -46,9 +49,9 @@ class Case:
     file_system: str
     options: dict[str, Any]
 
-    def open(self, location: Path) -> AbstractAsyncContextManager[Store[Any]]:
+    def open(self, location: str) -> AbstractAsyncContextManager[Store[Any]]:
         opened: AbstractAsyncContextManager[Store[Any]] = self.backend.open(
-            str(location), self.backend.Config(**self.options)
+            location, self.backend.Config(**self.options)
         )
         return opened
 
@@ -66,6 +69,7 @@ CASES = [
     case("btrfs", BtrfsStore, "btrfs"),
     case("overlayfs", OverlayfsStore, "ext4"),
     case("overlayfs", OverlayfsStore, "xfs"),
+    case("zfs", ZfsStore, "zfs"),
 ]
 
 
@@ -77,10 +81,10 @@ def fill(rootfs: Path) -> None:
         (directory / f"{number:06}").write_bytes(os.urandom(FILE_BYTES))
 
 
-def used_mib(location: Path) -> float:
+def used_mib(mounted: Path) -> float:
     """What the file system holds, once all of it is written."""
     os.sync()
-    space = os.statvfs(location)
+    space = os.statvfs(mounted)
     return (space.f_blocks - space.f_bfree) * space.f_frsize / 2**20
 
 
@@ -92,7 +96,7 @@ def timed(into: list[float]) -> Iterator[None]:
     into.append((time.perf_counter() - begun) * 1000)
 
 
-async def measure(case: Case, location: Path) -> str:
+async def measure(case: Case, location: str, mounted: Path) -> str:
     """A line of docs/stores.md's table."""
     clone: list[float] = []
     save: list[float] = []
@@ -104,14 +108,14 @@ async def measure(case: Case, location: Path) -> str:
             await anyio.to_thread.run_sync(fill, path / "rootfs")
         for run in range(RUNS):
             id = Id(f"{run + 1:064x}")
-            before = used_mib(location)
+            before = used_mib(mounted)
             block = store.build(id, base=base)
             with timed(clone):
                 path = await block.__aenter__()
             (path / "rootfs" / "new").write_text("new")
             with timed(save):
                 await block.__aexit__(None, None, None)
-            room.append(used_mib(location) - before)
+            room.append(used_mib(mounted) - before)
             with timed(delete):
                 await store.delete(id)
             await store.complete_deletes()
@@ -126,13 +130,19 @@ async def run_case(case: Case, directory: Path) -> None:
     mounted.mkdir()
     with image.open("wb") as file:
         file.truncate(IMAGE_BYTES)
-    await process.run([*MKFS[case.file_system], str(image)])
-    await process.run(["mount", "-o", "loop", str(image), str(mounted)])
+    if case.file_system == "zfs":
+        pool = f"clone{os.getpid()}"
+        await process.run(["zpool", "create", "-m", str(mounted), pool, str(image)])
+        location, end = f"{pool}/store", ["zpool", "destroy", "-f", pool]
+    else:
+        await process.run([*MKFS[case.file_system], str(image)])
+        await process.run(["mount", "-o", "loop", str(image), str(mounted)])
+        location, end = str(mounted / "store"), ["umount", str(mounted)]
     try:
-        sys.stdout.write(await measure(case, mounted / "store") + "\n")
+        sys.stdout.write(await measure(case, location, mounted) + "\n")
         sys.stdout.flush()
     finally:
-        await process.run(["umount", str(mounted)])
+        await runs_zfs(end, doing="cannot take the file system down")  # tries while it is busy
         image.unlink()
 
 

@@ -1,5 +1,6 @@
 """How a suite looks into a root file system: as a local tree, unless a backend says how else."""
 
+import errno
 import os
 import stat
 import struct
@@ -82,10 +83,7 @@ def describe_tree(tree: Path) -> dict[str, tuple[object, ...]]:
 
 def _entry(path: str, relative: str, links: dict[int, str]) -> tuple[object, ...]:
     info = os.lstat(path)
-    attributes = {
-        key: os.getxattr(path, key, follow_symlinks=False)
-        for key in sorted(os.listxattr(path, follow_symlinks=False))
-    }
+    attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in _attributes(path)}
     is_file = stat.S_ISREG(info.st_mode)
     return (
         oct(info.st_mode),
@@ -100,6 +98,15 @@ def _entry(path: str, relative: str, links: dict[int, str]) -> tuple[object, ...
         # Whether it has holes; how large the blocks are is the file system's affair.
         is_file and info.st_blocks * 512 < info.st_size // 2,
     )
+
+
+def _attributes(path: str) -> list[str]:
+    try:
+        return sorted(os.listxattr(path, follow_symlinks=False))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return []  # zfs-fuse says so of a file that never had one
 
 
 def make_rich_tree(rootfs: Path) -> None:
