@@ -56,8 +56,8 @@ _RUNS: dict[str, tuple[str, ...]] = {
         "touch -d '1999-01-01' /t/d/f /t/d; touch -h -d '1998-01-01' /t/d/l",
     ),
     "holes": (
-        "mkdir /t; truncate -s 20M /t/sparse; echo end >> /t/sparse; truncate -s 9000 /t/empty",
-        "cd /t; echo x | dd of=sparse bs=1M seek=7 conv=notrunc 2> /dev/null; truncate -s 8000 empty",
+        "mkdir /t; truncate -s 20M /t/sparse; echo end >> /t/sparse; truncate -s 9K /t/empty",
+        "cd /t; echo x | dd of=sparse bs=1M seek=7 conv=notrunc 2> /dev/null; truncate -s 8K empty",
     ),
     "large-and-small-changes": (
         "mkdir /t; seq 1 400000 > /t/big; cp /t/big /t/copy",
