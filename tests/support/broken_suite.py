@@ -1,12 +1,34 @@
-"""The contract over each broken store; run by test_broken_stores.py, not collected by itself."""
+"""The contracts over each broken backend; test_broken_backends.py runs it."""
 
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
+from support.broken_fetchers import BROKEN_FETCHERS
+from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
+from support.images import busybox_tarball
 
-from obuilder.testing import StoreContract, _crashes
+from obuilder.process import run
+from obuilder.testing import (
+    FetcherContract,
+    SandboxContract,
+    StoreContract,
+    _crashes,
+    _logs,
+    _sandbox_bench,
+    _sandbox_ends,
+    _sandbox_views,
+    _traces,
+)
+from obuilder.testing._fetcher_bench import OpenFetcher
+from obuilder.testing._sandbox_bench import OpenSandbox
 from obuilder.testing._tools import OpenStore
+from obuilder.testing._traces import mounts
+from obuilder.types import FetchContext
+from obuilder_sandbox_runc import RuncSandbox
 
 __all__: list[str] = []
 
@@ -23,7 +45,66 @@ class _OneStore(StoreContract):
         return lambda: kind.open(str(tmp_path / "store"), kind.Config())
 
 
-for _kind in BROKEN:
-    globals()[f"Test{_kind.__name__}"] = type(
-        f"Test{_kind.__name__}", (_OneStore,), {"kind": _kind, "__module__": __name__}
-    )
+class _OneSandbox(SandboxContract):
+    @pytest.fixture(autouse=True)
+    def impatience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # For those that wait for what does not come.
+        for module in (_sandbox_bench, _sandbox_ends, _sandbox_views):
+            monkeypatch.setattr(module, "LIMIT_S", 5.0)
+        for module in (_logs, _traces):
+            monkeypatch.setattr(module, "_LIMIT_S", 3.0)
+
+    @pytest.fixture(autouse=True)
+    def cleaned(self, state_dir: Path) -> Iterator[None]:
+        """What the faults leave does not outlive the test."""
+        yield
+        if state_dir.exists():
+            anyio.run(_clean, state_dir)
+
+    @pytest.fixture
+    def open_sandbox(self, state_dir: Path) -> OpenSandbox:
+        kind = self.kind  # type: ignore[attr-defined]  # each class below has one
+        return lambda: kind.open(state_dir, kind.Config())
+
+
+class _OneFetcher(FetcherContract):
+    @pytest.fixture
+    def open_fetcher(self) -> OpenFetcher:
+        kind = self.kind  # type: ignore[attr-defined]  # each class below has one
+        return lambda: kind.open(kind.Config())
+
+    @pytest.fixture
+    def base(self, context: FetchContext) -> str:
+        assert context.spec_dir
+        shutil.copy(busybox_tarball(), context.spec_dir / "busybox.tar")
+        return "archive:busybox.tar"
+
+    @pytest.fixture
+    def missing_base(self) -> str:
+        return "archive:missing.tar"
+
+    @pytest.fixture
+    def expected_files(self) -> dict[str, bytes]:
+        return {"etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n"}
+
+
+async def _clean(state_dir: Path) -> None:
+    async with RuncSandbox.open(state_dir, RuncSandbox.Config()) as sandbox:
+        for leftover in await sandbox.leftovers():
+            await sandbox.discard(leftover)
+    for line in mounts():
+        # A blank in a path is escaped there, and none of those is left.
+        place = line.split()[4]
+        if place.startswith(f"{state_dir.parent}/"):
+            await run(("umount", place))
+
+
+def _collected(contract: type, kinds: Iterable[type]) -> None:
+    for kind in kinds:
+        name = f"Test{kind.__name__}"
+        globals()[name] = type(name, (contract,), {"kind": kind, "__module__": __name__})
+
+
+_collected(_OneStore, BROKEN)
+_collected(_OneSandbox, BROKEN_SANDBOXES)
+_collected(_OneFetcher, BROKEN_FETCHERS)

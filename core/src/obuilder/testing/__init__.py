@@ -20,12 +20,21 @@ pytest.register_assert_rewrite(
     "obuilder.testing._builds",
     "obuilder.testing._caches",
     "obuilder.testing._crashes",
+    "obuilder.testing._fetcher_bench",
+    "obuilder.testing._sandbox_bench",
+    "obuilder.testing._sandbox_ends",
+    "obuilder.testing._sandbox_views",
     "obuilder.testing._tools",
+    "obuilder.testing._traces",
     "obuilder.testing._trees",
+    "obuilder.testing.fetcher",
+    "obuilder.testing.sandbox",
     "obuilder.testing.store",
 )
 
 from obuilder.testing._trees import LocalTrees, Trees  # noqa: E402 - see above
+from obuilder.testing.fetcher import FetcherContract  # noqa: E402 - see above
+from obuilder.testing.sandbox import SandboxContract  # noqa: E402 - see above
 from obuilder.testing.store import StoreContract  # noqa: E402 - see above
 
-__all__ = ["LocalTrees", "StoreContract", "Trees"]
+__all__ = ["FetcherContract", "LocalTrees", "SandboxContract", "StoreContract", "Trees"]

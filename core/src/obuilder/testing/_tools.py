@@ -26,6 +26,7 @@ __all__ = [
     "Bench",
     "BodyFailed",
     "OpenStore",
+    "children_running",
     "descriptors",
     "new_id",
 ]
@@ -173,7 +174,7 @@ class Bench:
                 try:
                     yield OtherProcess(code, ended)
                 finally:
-                    for pid in _children_running(code):
+                    for pid in children_running(code):
                         os.kill(pid, signal.SIGKILL)
         finally:
             os.close(reader)
@@ -193,7 +194,7 @@ class OtherProcess:
         return self.ended.is_set()
 
 
-def _children_running(code: str) -> list[int]:
+def children_running(code: str) -> list[int]:
     pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     return [int(pid) for pid in pids if _runs(pid, code)]
 

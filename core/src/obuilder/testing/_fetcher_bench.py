@@ -1,0 +1,57 @@
+"""What the contract of fetchers works with: places to fetch into, and fetches."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from obuilder.interfaces import Fetcher
+from obuilder.testing._logs import MemoryLog
+from obuilder.testing._tools import LIMIT_S
+from obuilder.types import BaseImage, FetchContext
+
+__all__ = ["AnyFetcher", "FetcherBench", "OpenFetcher"]
+
+AnyFetcher = Fetcher[Any]
+OpenFetcher = Callable[[], AbstractAsyncContextManager[AnyFetcher]]
+
+
+@dataclass(kw_only=True)
+class FetcherBench:
+    """A fetcher under test, and a directory for the roots that it fills."""
+
+    open_fetcher: OpenFetcher
+    base: str
+    missing_base: str
+    expected_files: Mapping[str, bytes]
+    context: FetchContext
+    directory: Path
+    _count: int = 0
+
+    def place(self) -> tuple[Path, Path]:
+        """A new empty root and a new empty scratch directory, alone in a directory of their own."""
+        self._count += 1
+        top = self.directory / str(self._count)
+        rootfs, scratch = top / "rootfs", top / "scratch"
+        for path in (rootfs, scratch):
+            path.mkdir(parents=True)
+        return rootfs, scratch
+
+    async def fetch(
+        self, fetcher: AnyFetcher, base: str | None = None
+    ) -> tuple[BaseImage, Path, MemoryLog]:
+        """Fetch `base` (by default the one that exists): what came of it, the root, the log."""
+        rootfs, scratch = self.place()
+        log = MemoryLog()
+        with anyio.fail_after(LIMIT_S):
+            image = await fetcher.fetch(
+                self.base if base is None else base,
+                rootfs,
+                log=log,
+                scratch=scratch,
+                context=self.context,
+            )
+        return image, rootfs, log

@@ -1,0 +1,108 @@
+"""What a backend may leave on this machine: processes, mounts, children, descriptors."""
+
+import os
+import secrets
+import select
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+
+__all__ = ["Mark", "children", "interfaces", "mounts"]
+
+_LIMIT_S = 30.0
+
+
+class Mark:
+    """A word that no other process has among its arguments."""
+
+    def __init__(self) -> None:
+        self.word = f"obuilder-mark-{secrets.token_hex(8)}"
+
+    def living(self) -> list[int]:
+        """The processes of this machine that have it, but those that are dead already."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                dead = b") Z " in (entry / "stat").read_bytes()
+            except OSError:  # it has ended meanwhile
+                continue
+            if self.word.encode() in words and not dead:
+                found.append(int(entry.name))
+        return found
+
+    def kill(self) -> None:
+        """Kill (-9) those that are there: what a fault has left must not outlive the test."""
+        for pid in self.living():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    @asynccontextmanager
+    async def killed_after(self, limit_s: float) -> AsyncIterator[None]:
+        """Kill them if the block takes longer, which then fails, and at its end in any case.
+
+        A log waits for the last one that may write to it: no cancel would end that.
+        """
+        late = False
+        failure: Exception | None = None
+
+        async def watch() -> None:
+            nonlocal late
+            await anyio.sleep(limit_s)
+            late = True
+            self.kill()
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch)
+                try:
+                    yield
+                except Exception as error:  # noqa: BLE001 - raised again outside the task group
+                    failure = error
+                tasks.cancel_scope.cancel()
+        finally:
+            self.kill()
+        if failure is not None:
+            raise failure
+        assert not late, f"it had not ended after {limit_s:g} s"
+
+    async def wait_until_dead(self) -> bool:
+        """Wait for the end of all of them; whether it came within half a minute."""
+        return await anyio.to_thread.run_sync(self._wait, abandon_on_cancel=True)
+
+    def _wait(self) -> bool:
+        for pid in self.living():
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if not select.select([descriptor], [], [], _LIMIT_S)[0]:
+                    return False
+            finally:
+                os.close(descriptor)
+        return not self.living()
+
+
+def mounts() -> set[str]:
+    """What is mounted, as this process sees it."""
+    return set(Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines())
+
+
+def children() -> set[str]:
+    """The processes that this one has started and that are there."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update((task / "children").read_text().split())
+        except OSError:  # the thread has ended
+            continue
+    return found
+
+
+def interfaces(proc_net_dev: bytes) -> set[str]:
+    """The network interfaces that a text of /proc/net/dev lists; proc(5)."""
+    return {line.partition(":")[0].strip() for line in proc_net_dev.decode().splitlines()[2:]}

@@ -1,0 +1,132 @@
+"""Fetchers with one fault each; `CAUGHT_BY` names the promise of the suite that catches it."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio.lowlevel
+
+from obuilder.errors import FetchError
+from obuilder.interfaces import BuildLog
+from obuilder.types import BaseImage, FetchContext
+from obuilder_fetcher_archive import ArchiveFetcher
+
+__all__ = ["BROKEN_FETCHERS", "BrokenFetcher"]
+
+
+class BrokenFetcher(ArchiveFetcher):
+    """A fetcher without a fault; those below have one, before or after they fetch."""
+
+    API: ClassVar[int] = 1
+    Config = ArchiveFetcher.Config
+    CAUGHT_BY: ClassVar[str]
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        """What is done first."""
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        """What is made of the image at last."""
+        del rootfs
+        return image
+
+    async def fetch(
+        self, base: str, rootfs: Path, *, log: BuildLog, scratch: Path, context: FetchContext
+    ) -> BaseImage:
+        await self.before(base, rootfs)
+        image = await super().fetch(base, rootfs, log=log, scratch=scratch, context=context)
+        return await self.after(image, rootfs)
+
+
+class ChangesFiles(BrokenFetcher):
+    CAUGHT_BY = "a_base_fills_the_root"
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        (rootfs / "etc" / "passwd").write_text("daemon:x:1:1::/:/bin/sh\n")
+        return image
+
+
+class TellsABareDigest(BrokenFetcher):
+    CAUGHT_BY = "what_is_told_of_an_image_is_well_formed"
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        return replace(image, digest="0123456789abcdef")
+
+
+class SetsTimes(BrokenFetcher):
+    CAUGHT_BY = "the_same_base_again_is_the_same"
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        (rootfs / "etc" / "passwd").touch()
+        return image
+
+
+class FetchesOneAtATime(BrokenFetcher):
+    CAUGHT_BY = "two_fetches_at_the_same_time_are_whole"
+    busy = False
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        if self.busy:
+            raise FetchError("another fetch is under way")
+        self.busy = True
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        self.busy = False
+        return image
+
+
+class TakesTheMissingForEmpty(BrokenFetcher):
+    CAUGHT_BY = "a_missing_base_is_a_fetch_error"
+
+    async def fetch(self, base: str, rootfs: Path, **options: Any) -> BaseImage:
+        if "missing" in base:
+            return BaseImage()
+        return await super().fetch(base, rootfs, **options)
+
+
+class LetsErrorsOfOthersThrough(BrokenFetcher):
+    CAUGHT_BY = "a_text_that_is_no_base_is_a_fetch_error"
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        base.encode()
+
+
+class WritesBesideTheRoot(BrokenFetcher):
+    CAUGHT_BY = "nothing_is_written_beside_the_root_and_the_scratch"
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        (rootfs.parent / "image.json").touch()
+        return image
+
+
+class LeavesAFileOpen(BrokenFetcher):
+    CAUGHT_BY = "a_fetch_leaves_nothing_open_or_running"
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        os.open("/", os.O_RDONLY)
+
+
+class LeavesAProgramWhenCancelled(BrokenFetcher):
+    CAUGHT_BY = "a_cancel_at_any_moment_stops_it"
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        pid = _begin()
+        await anyio.lowlevel.checkpoint()
+        _end(pid)
+
+
+def _begin() -> int:
+    return os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "20")
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+BROKEN_FETCHERS = [
+    kind
+    for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, BrokenFetcher) and kind is not BrokenFetcher
+]

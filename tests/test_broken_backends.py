@@ -1,0 +1,60 @@
+"""The contracts can fail: each broken backend is caught by the promise that it breaks."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.broken_fetchers import BROKEN_FETCHERS
+from support.broken_sandboxes import BROKEN_SANDBOXES
+from support.broken_stores import BROKEN
+
+from obuilder.testing import FetcherContract, SandboxContract, StoreContract
+
+SUITE = Path(__file__).parent / "support" / "broken_suite.py"
+CONTRACTS: dict[type, Sequence[type[Any]]] = {
+    StoreContract: BROKEN,
+    SandboxContract: BROKEN_SANDBOXES,
+    FetcherContract: BROKEN_FETCHERS,
+}
+ALL = [(kind.__name__, f"test_{kind.CAUGHT_BY}") for kinds in CONTRACTS.values() for kind in kinds]
+
+# Seen on a real full disk and by a whole system's crash alone; no store of a few lines breaks them.
+UNBROKEN = {"deletes_that_are_complete_show_in_df"}
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
+    """Backend and promise of what failed, of all that should."""
+    tests = [f"{SUITE}::Test{name}::{promise}" for name, promise in ALL]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=no", "-k", "not trio"]
+        + [f"--basetemp={tmp_path_factory.mktemp('broken') / 'base'}", *tests],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert " error" not in done.stdout.splitlines()[-1]
+    return set(re.findall(r"^FAILED \S*::Test(\w+)::(test_\w+)", done.stdout, re.MULTILINE))
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize(("name", "promise"), ALL, ids=[name for name, _ in ALL])
+def test_a_broken_backend_is_caught_by_name(
+    name: str, promise: str, failed: set[tuple[str, str]]
+) -> None:
+    assert (name, promise) in failed
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_every_promise_has_a_backend_that_breaks_it(contract: type) -> None:
+    promises = {name.removeprefix("test_") for name in dir(contract) if name.startswith("test_")}
+    broken = {kind.CAUGHT_BY for kind in CONTRACTS[contract]}
+    assert broken - promises == set()
+    assert promises - broken - UNBROKEN == set()
