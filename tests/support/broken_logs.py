@@ -29,9 +29,9 @@ class Reordered(Held):
     """What begins with an `e` comes last, as errors do that have a pipe of their own."""
 
     def arranged(self) -> bytes:
-        return b"".join(
-            sorted(self.data.splitlines(keepends=True), key=lambda line: line[:1] == b"e")
-        )
+        lines = self.data.splitlines(keepends=True)
+        lines.sort(key=lambda line: line[:1] == b"e")
+        return b"".join(lines)
 
 
 class Truncated(MemoryLog):
