@@ -1,4 +1,4 @@
-"""`obuilder conformance` tries a configured store and leaves nothing, of its own or of others."""
+"""`obuilder conformance` tries configured backends and leaves nothing, of its own or of others."""
 
 from collections.abc import Callable
 from importlib import util
@@ -146,11 +146,38 @@ def test_a_missing_part_of_the_extra_is_named(
     assert "pip install 'obuilder[testing]'" in result.stderr
 
 
-def test_a_sandbox_is_said_to_have_no_contract_yet(tmp_path: Path) -> None:
-    argv = (f"--store=fakestore:{tmp_path}/pool", "--sandbox=fakebox", "--only", "percentage")
-    result = run(*argv)
-    assert result.exit_code == 0
-    assert "only stores have a contract" in result.stderr
+def test_a_sandbox_is_tried_by_itself_and_beside_a_store(tmp_path: Path) -> None:
+    only = ("--only", "any other network", "--only", "df is a percentage")
+    result = run("--sandbox=fakebox", *only)
+    assert result.exit_code == 1, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "BROKEN  any other network is refused"
+    assert lines[-1] == "1 promise: 0 kept, 1 broken"
+    result = run("--sandbox=fakebox", f"--store=fakestore:{tmp_path}/pool", *only)
+    assert result.exit_code == 1, result.output
+    assert result.stdout.splitlines() == [
+        "The store:",
+        "kept    df is a percentage",
+        "1 promise: 1 kept, 0 broken",
+        "The sandbox:",
+        *lines,
+    ]
+    assert not (tmp_path / "pool").exists()
+
+
+def test_a_fetcher_is_tried_with_the_base_that_is_named() -> None:
+    result = run("--fetcher=fakefetch")
+    assert result.exit_code == 2
+    assert "--base" in result.stderr
+    only = ("--only", "fills the root", "--only", "missing base")
+    result = run("--fetcher=fakefetch", "--base", "busybox", *only)
+    assert result.exit_code == 1, result.output
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "kept    a base fills the root",
+        "BROKEN  a missing base is a fetch error",
+        "2 promises: 1 kept, 1 broken",
+    ]
 
 
 def test_help_says_what_happens_to_a_store() -> None:

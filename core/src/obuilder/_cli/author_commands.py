@@ -18,7 +18,7 @@ def conformance(
         typer.Option(
             "--lacks",
             metavar="ABILITY",
-            help="An ability of the contract that the store does not claim, such as"
+            help="An ability of the contract that the backend does not claim, such as"
             " can_delete_middle; may be given many times.",
         ),
     ] = None,
@@ -30,19 +30,29 @@ def conformance(
             help="Try the promises with these words; may be given many times.",
         ),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="BASE", help="For a fetcher: a base that there is."),
+    ] = None,
+    missing_base: Annotated[
+        str | None,
+        typer.Option(metavar="BASE", help="One that there is not; default: BASE with a tail."),
+    ] = None,
 ) -> None:
-    """Try every promise of a store (--store), and tell which it keeps.
+    """Try every promise of a backend (--store, --sandbox, --fetcher), and tell which it keeps.
 
-    Existing results are not touched: each promise is tried in a new store below
-    the location, LOCATION/obuilder-conformance-…/N, which is removed again. It
-    takes some 100 MiB there, root's rights, and the extra obuilder[testing].
+    Tried are those that are named, or the configured store. Existing results
+    are not touched: each promise is tried in a new store below the location,
+    LOCATION/obuilder-conformance-…, which is removed again. It takes some
+    100 MiB there, root's rights, and the extra obuilder[testing]. A sandbox
+    runs a static busybox from PATH.
 
-    Exit status: 0 all kept, 1 some broken, 2 the store cannot be tried. Only
-    stores have a contract so far: a sandbox or fetcher is not tried.
+    Exit status: 0 all kept, 1 some broken, 2 it cannot be tried.
     """
-    from obuilder._cli.conformance import run_conformance  # noqa: PLC0415
+    from obuilder._cli.conformance import Wishes, run_conformance  # noqa: PLC0415
 
-    status = run_conformance(options, lacks=lacks or (), only=only or ())
+    wishes = Wishes(lacks=lacks or (), only=only or (), base=base, missing_base=missing_base)
+    status = run_conformance(options, wishes)
     if status:
         raise typer.Exit(status)
 

@@ -1,27 +1,26 @@
-"""Tries the configured store in a process of its own, and prints the promises kept and broken."""
+"""Tries a configured backend in a process of its own, and prints the promises kept and broken."""
 
 import json
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from obuilder._cli.conformance_place import new_location, parents_made, remove_store
+from obuilder._cli.conformance_subjects import Subject, subject
 from obuilder._cli.conformance_table import Table
 from obuilder._cli.global_options import GlobalOptions
 from obuilder._cli.output import Output
 from obuilder._cli.report import FAILED, say
 from obuilder._cli.supervise import supervised
-from obuilder._core.session import load_store
 from obuilder.errors import ConfigError, ObuilderError, ProcessError
-from obuilder.interfaces import Store
 from obuilder.process import Completed, run
 
-__all__ = ["run_conformance"]
+__all__ = ["Wishes", "run_conformance"]
 
 _TEST_LIMIT_S = 600.0
 """A promise that takes longer hangs: the suite's own limits are shorter."""
@@ -30,24 +29,40 @@ _ANY = range(-64, 256)
 _KEPT_ALL, _BROKEN_SOME, _NONE_SELECTED = 0, 1, 5  # pytest's exit statuses
 
 
-def run_conformance(options: GlobalOptions, *, lacks: Sequence[str], only: Sequence[str]) -> int:
-    """Try all promises; the exit status. ConfigError if the store cannot be tried."""
-    _check_prerequisites(lacks)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the command line says of the promises: see the command's help."""
+
+    lacks: Sequence[str] = ()
+    only: Sequence[str] = ()
+    base: str | None = None
+    missing_base: str | None = None
+
+
+def run_conformance(options: GlobalOptions, wishes: Wishes) -> int:
+    """Try all promises; the exit status. ConfigError if a backend cannot be tried.
+
+    Those are tried that the options name, and the configured store if they name none.
+    """
+    named = {"store": options.store, "sandbox": options.sandbox, "fetcher": options.fetcher}
+    kinds = [kind for kind, name in named.items() if name is not None] or ["store"]
+    _check_prerequisites(kinds, wishes)
     settings = options.settings()
-    backend, config = load_store(settings)
-    if options.sandbox or options.fetcher:
-        say("obuilder: only stores have a contract so far; the sandbox and fetcher are not tried")
-    location = new_location(settings.location)
-    trial = _Trial(backend, config, options=options, location=location)
-    with parents_made(location):
-        try:
-            return supervised(lambda output: trial.work(output, lacks=lacks, only=only))
-        except ConfigError as error:
-            error.where = settings.place(error.where)
-            raise
+    # What is wrong with one of them is said before any is tried.
+    subjects = [subject(kind, settings) for kind in kinds]
+    statuses = []
+    for each in subjects:
+        trial = _Trial(each, options=options, wishes=wishes, has_title=len(subjects) > 1)
+        with each.prepared():
+            try:
+                statuses.append(supervised(trial.work))
+            except ConfigError as error:
+                error.where = settings.place(error.where)
+                raise
+    return max(statuses)
 
 
-def _check_prerequisites(lacks: Sequence[str]) -> None:
+def _check_prerequisites(kinds: Sequence[str], wishes: Wishes) -> None:
     missing = [name for name in ("pytest", "trio") if find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -61,52 +76,63 @@ def _check_prerequisites(lacks: Sequence[str]) -> None:
             hint="run it with sudo",
             code="cli.not-root",
         )
-    from obuilder.testing import StoreContract  # noqa: PLC0415 - it may have been missing
+    if "fetcher" in kinds and not wishes.base:
+        raise ConfigError(
+            "a fetcher is tried by fetching, and no base is named",
+            where="--base",
+            hint="name one that there is, as (from …) would: --base debian:bookworm",
+            code="cli.no-base",
+        )
+    from obuilder import testing  # noqa: PLC0415 - what it needs may have been missing
 
-    abilities = sorted(name for name in dir(StoreContract) if name.startswith("can_"))
-    for ability in lacks:
+    contracts = [getattr(testing, f"{kind.title()}Contract") for kind in kinds]
+    abilities = sorted(
+        {name for contract in contracts for name in dir(contract) if name.startswith("can_")}
+    )
+    for ability in wishes.lacks:
         if ability not in abilities:
             raise ConfigError(
                 f"the contract has no ability {ability!r}",
                 where="--lacks",
-                hint=f"there are: {', '.join(abilities)}",
+                hint=f"there are: {', '.join(abilities) or 'none'}",
                 code="cli.ability",
             )
 
 
 class _Trial:
-    """One run of the contract."""
+    """One run of a contract."""
 
     def __init__(
-        self, backend: type[Store[Any]], config: object, *, options: GlobalOptions, location: str
+        self, subject: Subject, *, options: GlobalOptions, wishes: Wishes, has_title: bool
     ) -> None:
-        self._backend = backend
-        self._config = config
+        self._subject = subject
         self._options = options
-        self._location = location
-        self._made: list[str] = []
+        self._wishes = wishes
+        self._has_title = has_title
         self._ended = False
         self._while = ""
 
-    async def work(self, output: Output, *, lacks: Sequence[str], only: Sequence[str]) -> int:
-        """Try the promises that `only` selects, print them, and return the exit status."""
+    async def work(self, output: Output) -> int:
+        """Try the promises that are wanted, print them, and return the exit status."""
         table = Table(output=output)
+        if self._has_title:
+            table.line(f"The {self._subject.kind.name}:")
         try:
-            await self._first()
-            completed = await self._run(table, lacks, only)
+            await self._subject.open_once()
+            completed = await self._run(table)
         finally:
             table.flush()
             with anyio.CancelScope(shield=True):
-                await self._remove_rest()
+                await self._subject.remove_rest()
         if self._options.verbose:
             say(completed.stdout.decode("utf-8", "backslashreplace"))
-        if completed.returncode == _NONE_SELECTED:
+        if completed.returncode == _NONE_SELECTED and not self._has_title:
             raise ConfigError(
-                f"no promise has the words {' or '.join(map(repr, only))}",
+                f"no promise has the words {' or '.join(map(repr, self._wishes.only))}",
                 where="--only",
                 code="cli.no-promise",
             )
-        if not self._ended or completed.returncode not in {_KEPT_ALL, _BROKEN_SOME}:
+        if not self._ended or completed.returncode not in {_KEPT_ALL, _BROKEN_SOME, _NONE_SELECTED}:
             said = (completed.stdout + completed.stderr).decode("utf-8", "backslashreplace")
             raise ProcessError(
                 f"pytest ended with status {completed.returncode}{self._while}: {said[-2000:]}",
@@ -118,25 +144,29 @@ class _Trial:
         )
         return FAILED if table.broken else 0
 
-    async def _first(self) -> None:
-        # What is wrong with the location is said once, and not by each promise.
-        location = f"{self._location}/0"
-        async with self._backend.open(location, self._config):
-            self._made.append(location)
-
-    async def _run(self, table: Table, lacks: Sequence[str], only: Sequence[str]) -> Completed:
+    async def _run(self, table: Table) -> Completed:
         from obuilder._cli.conformance_child import Task  # noqa: PLC0415 - needs pytest
 
         reader, writer = os.pipe()
-        task = Task(options=self._options, location=self._location, lacks=lacks, fd=writer)
-        selection = ["-k", " or ".join("_".join(words.split()) for words in only)] if only else []
+        wishes, subject = self._wishes, self._subject
+        task = Task(
+            kind=subject.kind.name,
+            options=self._options,
+            location=subject.location,
+            base=wishes.base,
+            missing_base=wishes.missing_base,
+            lacks=wishes.lacks,
+            fd=writer,
+        )
+        words = ["_".join(words.split()) for words in wishes.only]
+        selection = ["-k", " or ".join(words)] if words else []
         environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
         environment["PYTHONPATH"] = os.pathsep.join(sys.path)
         results: list[Completed] = []
 
         async def child() -> None:
             try:
-                argv = [*_argv(task.to_json()), *selection]
+                argv = [*_argv(task.to_json(), subject), *selection]
                 results.append(await run(argv, env=environment, pass_fds=(writer,), ok=_ANY))
             except ObuilderError as error:  # told below
                 failures.append(error)
@@ -151,7 +181,7 @@ class _Trial:
                 try:
                     async for line in _lines(reader):
                         if "location" in line:
-                            self._made.append(line["location"])
+                            subject.made(line["location"])
                         elif "begun" in line:
                             self._while = f" in {line['begun']}"
                         elif "end" in line:
@@ -169,17 +199,8 @@ class _Trial:
             raise failures[0]
         return results[0]
 
-    async def _remove_rest(self) -> None:
-        for location in self._made:
-            if Path(location).is_absolute() and not Path(location).exists():
-                continue
-            try:
-                await remove_store(self._backend, location, self._config)
-            except (ObuilderError, OSError) as error:  # told, and the others are removed
-                say(f"obuilder: {location} remains: {error}")
 
-
-def _argv(task: str) -> list[str]:
+def _argv(task: str, subject: Subject) -> list[str]:
     suite = Path(__file__).with_name("conformance_suite.py")
     return [
         *(sys.executable, "-m", "pytest", "-q", "--tb=short", "--import-mode=importlib"),
@@ -193,7 +214,8 @@ def _argv(task: str) -> list[str]:
             "obuilder._cli.conformance_child",
         ),
         *("-c", os.devnull, f"--rootdir={suite.parent}", f"--obuilder-task={task}"),
-        str(suite),
+        f"--basetemp={subject.directory / 'tests'}",
+        f"{suite}::{subject.suite}",
     ]
 
 

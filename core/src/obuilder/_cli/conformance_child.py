@@ -1,4 +1,4 @@
-"""The pytest plugin of the process that tries a store: what is tried, and the way to tell.
+"""The pytest plugin of the process that tries a backend: what is tried, and the way to tell.
 
 Each line on the descriptor it is given is a JSON object: a `location` before a
 store is made there; a test that is `begun`; a `test` that ended, with `broken`:
@@ -16,20 +16,21 @@ import pytest
 
 from obuilder._cli.conformance_place import remove_store
 from obuilder._cli.global_options import GlobalOptions
-from obuilder._core.session import load_store
-from obuilder.interfaces import Store
+from obuilder._core.plugins import KINDS
+from obuilder._core.session import load_backend
 
 __all__ = ["Candidate", "Task"]
-
-_SUITE = "TestStore"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """What the process is to do; `location` is a new one, `fd` takes the lines."""
 
+    kind: str
     options: GlobalOptions
-    location: str
+    location: str | None
+    base: str | None
+    missing_base: str | None
     lacks: Sequence[str]
     fd: int
 
@@ -45,25 +46,27 @@ class Task:
 
 
 class Candidate:
-    """The store that is tried, and how it does."""
+    """The backend that is tried, and how it does."""
 
     def __init__(self, task: Task) -> None:
-        self._task = task
+        self.task = task
+        self.settings = task.options.settings()
         self._count = 0
         self._reasons: list[str] = []
-        self.backend: type[Store[Any]]
-        self.backend, self.config = load_store(task.options.settings())
+        (kind,) = (kind for kind in KINDS if kind.name == task.kind)
+        found: tuple[type[Any], object] = load_backend(kind, self.settings)
+        self.backend, self.config = found
 
     def place(self) -> Iterator[str]:
         """A location for one test; the store there is removed afterwards."""
         self._count += 1
-        location = f"{self._task.location}/{self._count}"
+        location = f"{self.task.location}-{self._count}"
         self.tell(location=location)
         yield location
         anyio.run(remove_store, self.backend, location, self.config)
 
     def options(self) -> str:
-        """The arguments of the store's Config, as JSON."""
+        """The arguments of the backend's Config, as JSON."""
         config: Any = self.config
         default = type(config)()
         names = [field.name for field in dataclasses.fields(config) if field.init]
@@ -73,12 +76,12 @@ class Candidate:
 
     def tell(self, **line: object) -> None:
         """Write one line."""
-        os.write(self._task.fd, f"{json.dumps(line)}\n".encode())
+        os.write(self.task.fd, f"{json.dumps(line)}\n".encode())
 
     def pytest_pycollect_makeitem(self, name: str, obj: object) -> None:
-        """Take back the abilities that the store does not claim."""
-        if name == _SUITE:
-            for ability in self._task.lacks:
+        """Take back the abilities that the backend does not claim."""
+        if name.startswith("Test"):
+            for ability in self.task.lacks:
                 setattr(obj, ability, pytest.fixture(lambda _self: False, name=ability))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -104,7 +107,7 @@ class Candidate:
 
 @pytest.fixture
 def candidate(request: pytest.FixtureRequest) -> Candidate:
-    """The store that is tried."""
+    """The backend that is tried."""
     plugin = request.config.pluginmanager.get_plugin("obuilder-candidate")
     assert isinstance(plugin, Candidate)  # noqa: S101 - pytest_configure has registered it
     return plugin
@@ -116,7 +119,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the store."""
+    """Load the backend."""
     task = Task.from_json(config.getoption("--obuilder-task"))
     config.pluginmanager.register(Candidate(task), "obuilder-candidate")
 

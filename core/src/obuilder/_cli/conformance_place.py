@@ -1,4 +1,7 @@
-"""Where a store is tried: new stores below its location, which are removed again."""
+"""Where a store is tried: new stores below its location, which are removed again.
+
+They lie side by side: a data set above them would be nobody's to remove.
+"""
 
 import secrets
 from collections.abc import Iterator
@@ -16,18 +19,18 @@ _PREFIX = "obuilder-conformance-"
 
 
 def new_location(location: str) -> str:
-    """A location below `location` where nothing is yet: a directory, a data set."""
+    """What the locations of new stores below `location` begin with."""
     return f"{location.rstrip('/')}/{_PREFIX}{secrets.token_hex(4)}"
 
 
 @contextmanager
 def parents_made(location: str) -> Iterator[None]:
-    """Remove those directories above and at `location` afterwards that were not there before."""
+    """Remove those directories above `location` afterwards that were not there before."""
     missing: list[Path] = []
     with suppress(RuntimeError):  # `~` of no user: the store says what is wrong
         path = Path(location).expanduser()
         if path.is_absolute():
-            missing = [each for each in (path, *path.parents) if not each.exists()]
+            missing = [each for each in path.parents if not each.exists()]
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
@@ -14,11 +14,13 @@ from obuilder._core.own_sections import HEALTHCHECK, PLUGINS
 from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
 from obuilder._core.routing import RoutingFetcher
 from obuilder.errors import ConfigError, ObuilderError, PluginError
-from obuilder.interfaces import Fetcher, Store
+from obuilder.interfaces import Fetcher
 from obuilder.spec.ast import Stage
 from obuilder.spec.suggest import nearest
 
-__all__ = ["build_sync", "load_store", "open_builder"]
+__all__ = ["build_sync", "load_backend", "open_builder"]
+
+B = TypeVar("B")
 
 
 @asynccontextmanager
@@ -65,16 +67,16 @@ def build_sync(settings: Settings, spec: Stage, context: BuildContext | None = N
         return portal.call(build)
 
 
-def load_store(
-    settings: Settings, *, plugins: Plugins | None = None
-) -> tuple[type[Store[Any]], object]:
-    """The configured store's class and its filled Config; nothing is opened.
+def load_backend(
+    kind: Kind[B], settings: Settings, *, plugins: Plugins | None = None
+) -> tuple[type[B], object]:
+    """The configured class of one kind and its filled Config; nothing is opened.
 
     Raises as `open_builder` for settings that do not fit and drivers that cannot be loaded.
     """
     session = _Session(settings, plugins or Plugins())
     session.check_sections()
-    return session.store()
+    return session.backend(kind)
 
 
 class _Session:
@@ -100,11 +102,11 @@ class _Session:
                 code="config.unknown-section",
             )
 
-    def store(self) -> tuple[type[Store[Any]], object]:
-        """The store's class and its options."""
-        settings = self.settings
-        backend = self.plugins.load(STORE, settings.store, where=settings.place("store"))
-        return backend, self.config(STORE, settings.store, backend)
+    def backend(self, kind: Kind[B]) -> tuple[type[B], object]:
+        """The class of the configured driver of a kind, and its options."""
+        name: str = getattr(self.settings, kind.name)
+        backend = self.plugins.load(kind, name, where=self.settings.place(kind.name))
+        return backend, self.config(kind, name, backend)
 
     def config(self, kind: Kind[Any], name: str, backend: type) -> object:
         """The options of one driver; ConfigError if one of them belongs to no driver."""
@@ -184,9 +186,8 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
     settings, plugins = session.settings, session.plugins
     session.check_sections()
     # All that can be wrong in the settings is said before anything is touched.
-    store_class, store_config = session.store()
-    sandbox_class = plugins.load(SANDBOX, settings.sandbox, where=settings.place("sandbox"))
-    sandbox_config = session.config(SANDBOX, settings.sandbox, sandbox_class)
+    store_class, store_config = session.backend(STORE)
+    sandbox_class, sandbox_config = session.backend(SANDBOX)
     fetchers = session.fetchers()
     with _sources_named(settings):
         store = await stack.enter_async_context(store_class.open(settings.location, store_config))
