@@ -112,8 +112,9 @@ def test_a_written_backend_is_typed_and_has_the_form_of_its_interface(
 @pytest.mark.parametrize("kind", ["sandbox", "fetcher"])
 def test_a_written_backends_own_tests_pass(kind: str, tmp_path: Path) -> None:
     assert new_backend(kind, "acme", tmp_path / "acme").exit_code == 0
-    assert re.fullmatch(r"4 passed in .*", suite(sys.executable, tmp_path / "acme"))
-    assert "no contract suite" in " ".join((tmp_path / "acme" / "README.md").read_text().split())
+    passed = suite(sys.executable, tmp_path / "acme")
+    promises = {"sandbox": 72, "fetcher": 18}  # on two event loops
+    assert re.fullmatch(rf"{promises[kind]} passed in .*", passed)
     build_wheel(tmp_path / "acme", tmp_path / "dist")
 
 

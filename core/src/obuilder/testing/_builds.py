@@ -31,7 +31,7 @@ class BuildPromises:
             assert saved is not None
             assert await store.log_file(id) == saved / "log"
             assert (saved / "log").read_text() == "said"
-            assert await store.leftovers() == []
+            assert list(await store.leftovers()) == []
         async with bench.open_store() as store:
             assert await store.result(id) == saved
 
@@ -44,7 +44,7 @@ class BuildPromises:
             path = await bench.failing_build(store, id, leave_half)
             assert not path.exists()
             assert await store.result(id) is None
-            assert await store.leftovers() == []
+            assert list(await store.leftovers()) == []
             async with store.build(id) as path:
                 assert list(path.iterdir()) == []
             assert await store.result(id) is not None
@@ -60,7 +60,7 @@ class BuildPromises:
             assert scope.cancelled_caught
             assert not path.exists()
             assert await store.result(id) is None
-            assert await store.leftovers() == []
+            assert list(await store.leftovers()) == []
 
     async def test_a_cancel_after_the_block_ended_finds_the_result_saved(
         self, bench: Bench
@@ -72,7 +72,7 @@ class BuildPromises:
                     scope.cancel()
             assert not scope.cancelled_caught
             assert await store.result(id) is not None
-            assert await store.leftovers() == []
+            assert list(await store.leftovers()) == []
 
     async def test_a_clone_that_is_cancelled_leaves_nothing(self, bench: Bench) -> None:
         async with bench.open_store() as store:
@@ -86,14 +86,14 @@ class BuildPromises:
                     async with store.build(id, base=base):
                         await anyio.sleep_forever()
                 assert await store.result(id) is None
-                assert await store.leftovers() == [], f"cancelled after {delay_s} s"
+                assert list(await store.leftovers()) == [], f"cancelled after {delay_s} s"
 
     async def test_a_missing_base_is_a_store_error(self, bench: Bench) -> None:
         async with bench.open_store() as store:
             with pytest.raises(StoreError):
                 async with store.build(new_id(), base=new_id()):
                     pytest.fail("built on nothing")
-            assert await store.leftovers() == []
+            assert list(await store.leftovers()) == []
 
     async def test_neither_base_nor_clone_sees_the_others_changes(self, bench: Bench) -> None:
         async with bench.open_store() as store:
@@ -150,7 +150,7 @@ class BuildPromises:
             await store.delete(id)
             assert await store.result(id) is None
             assert await store.result(kept) is not None
-            assert await store.leftovers() == []
+            assert list(await store.leftovers()) == []
             async with store.build(id) as path:
                 assert list(path.iterdir()) == []
 

@@ -26,7 +26,7 @@ class CachePromises:
             async with store.cache("c", user=ROOT) as path:
                 assert (path / "file").read_text() == "kept"
                 assert path.stat().st_uid == 1000
-            assert await store.caches() == ["c"]
+            assert list(await store.caches()) == ["c"]
 
     async def test_the_first_cache_copy_that_is_released_wins(self, bench: Bench) -> None:
         async with bench.open_store() as store, bench.open_store() as second:
@@ -37,7 +37,7 @@ class CachePromises:
                 (loser / "file").write_text("loser")
             async with store.cache("c", user=ROOT) as path:
                 assert (path / "file").read_text() == "winner"
-            assert await store.leftovers() == []
+            assert list(await store.leftovers()) == []
 
     async def test_a_cache_is_released_after_failure_and_cancellation(self, bench: Bench) -> None:
         async with bench.open_store() as store:
@@ -62,7 +62,7 @@ class CachePromises:
                     await second.delete_cache("c")
             await second.delete_cache("c")
             await second.delete_cache("c")
-            assert await store.caches() == []
+            assert list(await store.caches()) == []
             async with store.cache("c", user=ROOT) as path:
                 assert list(path.iterdir()) == []
 
@@ -78,4 +78,4 @@ class CachePromises:
             assert sorted(await store.caches()) == sorted(ODD_NAMES)
             for name in await store.caches():
                 await store.delete_cache(name)
-            assert await store.caches() == []
+            assert list(await store.caches()) == []

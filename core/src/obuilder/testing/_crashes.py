@@ -36,7 +36,7 @@ class CrashPromises:
                 assert (leftover.kind, leftover.key) == (LeftoverKind.RESULT, id)
                 await store.discard(leftover)
                 await store.discard(leftover)
-                assert await store.leftovers() == []
+                assert list(await store.leftovers()) == []
 
     async def test_a_build_after_a_kill_starts_afresh(self, bench: Bench) -> None:
         id = new_id()
@@ -47,7 +47,7 @@ class CrashPromises:
             async with bench.lock(store, id), store.build(id, base=base) as path:
                 assert not (path / "half").exists()
                 assert await bench.trees.read(path / "rootfs") == "base"
-            assert await store.leftovers() == []
+            assert list(await store.leftovers()) == []
 
     @pytest.mark.parametrize("point", ["clone", "publish"])
     async def test_a_builder_killed_at_any_moment_leaves_all_or_nothing(
@@ -72,7 +72,7 @@ class CrashPromises:
                         assert (saved / "half").read_text() == "half"
                     assert await bench.content(second, id) == "base"
                     await second.delete(id)
-                    assert await second.leftovers() == []
+                    assert list(await second.leftovers()) == []
 
     async def test_a_delete_that_is_killed_leaves_all_or_nothing(self, bench: Bench) -> None:
         async with bench.open_store() as store:
@@ -88,7 +88,7 @@ class CrashPromises:
                     for leftover in await second.leftovers():
                         await second.discard(leftover)
                     assert await second.result(id) is None
-                    assert await second.leftovers() == []
+                    assert list(await second.leftovers()) == []
             assert await bench.content(store, base) == "base"
 
     async def test_the_cache_copy_of_a_killed_user_is_listed_and_never_reused(
@@ -102,7 +102,7 @@ class CrashPromises:
             async with store.cache("a/b", user=ROOT) as path:
                 assert list(path.iterdir()) == []
             await store.discard(leftover)
-            assert await store.leftovers() == []
+            assert list(await store.leftovers()) == []
             await store.delete_cache("a/b")
 
     async def test_two_objects_on_one_store_see_each_others_results(self, bench: Bench) -> None:

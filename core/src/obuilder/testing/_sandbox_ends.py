@@ -59,7 +59,7 @@ class EndPromises:
                     await sandbox.run(bench.config(command), bench.rootfs, log=bench.log)
                 except CommandFailed:
                     assert command == "exit 3"
-                assert await sandbox.leftovers() == []
+                assert list(await sandbox.leftovers()) == []
                 assert mounts() == mounted
         assert len(descriptors()) == opened
         assert children() <= started
@@ -94,7 +94,7 @@ class EndPromises:
                 tasks.start_soon(run)
                 await bench.log.wait_for(b"started\n")
                 tasks.cancel_scope.cancel()
-            left = (mark.living(), mounts() - mounted, await sandbox.leftovers())
+            left = (mark.living(), mounts() - mounted, list(await sandbox.leftovers()))
         assert left == ([], set(), [])
         assert await bench.run("echo fine") == b"fine\n"
 
@@ -106,7 +106,7 @@ class EndPromises:
                 config = bench.config(["/bin/sh", "-c", STUBBORN, mark.word])
                 with anyio.move_on_after(delay_s):
                     await sandbox.run(config, bench.rootfs, log=bench.log)
-                left = (mark.living(), mounts() - mounted, await sandbox.leftovers())
+                left = (mark.living(), mounts() - mounted, list(await sandbox.leftovers()))
                 assert left == ([], set(), []), f"cancelled after {delay_s} s"
 
     async def test_two_commands_run_at_the_same_time(self, bench: SandboxBench) -> None:
@@ -144,7 +144,7 @@ class EndPromises:
                 # A sandbox whose commands die with their builder has nothing to list.
                 assert await mark.wait_until_dead(), "the command runs on, and is not listed"
                 assert not left or mark.living() == []
-                assert await sandbox.leftovers() == []
+                assert list(await sandbox.leftovers()) == []
                 assert mounts() == mounted
                 await sandbox.run(bench.config("echo fine", id=id), bench.rootfs, log=bench.log)
         finally:

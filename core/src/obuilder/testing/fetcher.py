@@ -21,7 +21,7 @@ __all__ = ["FetcherContract"]
 DELAYS_S = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 ODD_TEXTS = (
-    *("", " ", "-x", "--help", "a b c", "../..", "/", "new\nline", "\t", "é", "caf\udce9", "$(id)"),
+    *("", " ", "-x", "--help", "a b c", "../..", "new\nline", "\t", "é", "caf\udce9", "$(id)"),
     "x" * 5000,
 )
 
