@@ -9,6 +9,7 @@ import pytest
 from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
+from support.broken_streams import BROKEN_STREAMS
 from support.images import busybox_tarball
 
 from obuilder.process import run
@@ -105,6 +106,6 @@ def _collected(contract: type, kinds: Iterable[type]) -> None:
         globals()[name] = type(name, (contract,), {"kind": kind, "__module__": __name__})
 
 
-_collected(_OneStore, BROKEN)
+_collected(_OneStore, (*BROKEN, *BROKEN_STREAMS))
 _collected(_OneSandbox, BROKEN_SANDBOXES)
 _collected(_OneFetcher, BROKEN_FETCHERS)
