@@ -75,10 +75,15 @@ class TakesWhatItGot(Streaming):
 class LeavesACancelledImport(Streaming):
     CAUGHT_BY = "an_import_that_is_cancelled_leaves_nothing"
 
-    async def unpack(self, path: Path, source: int) -> None:
-        (self._temporary / f"{path.name[:-1]}0").mkdir(exist_ok=True)
-        await super().unpack(path, source)
-        (self._temporary / f"{path.name[:-1]}0").rmdir()
+    @asynccontextmanager
+    async def import_(
+        self, id: Id, source: int, *, format: str, base: Id | None
+    ) -> AsyncIterator[Path]:
+        other = self._temporary / f"{id[:-1]}0"
+        other.mkdir(exist_ok=True)
+        async with super().import_(id, source, format=format, base=base) as path:
+            yield path
+        other.rmdir()
 
 
 BROKEN_STREAMS = [

@@ -93,11 +93,8 @@ async def _clean(state_dir: Path) -> None:
     async with RuncSandbox.open(state_dir, RuncSandbox.Config()) as sandbox:
         for leftover in await sandbox.leftovers():
             await sandbox.discard(leftover)
-    for line in mounts():
-        # A blank in a path is escaped there, and none of those is left.
-        place = line.split()[4]
-        if place.startswith(f"{state_dir.parent}/"):
-            await run(("umount", place))
+    for line in mounts(state_dir.parent):
+        await run(("umount", line.split()[4]))
 
 
 def _collected(contract: type, kinds: Iterable[type]) -> None:

@@ -63,14 +63,13 @@ class Mover:
                 try:
                     copied = await receiver.import_(id, reader)
                 except StoreError as error:
-                    # One side sees the other's end as a failure of its own; but for a base.
-                    first = error.code == _NO_SUCH_BASE
-                    failures.insert(0 if first else len(failures), error)
+                    failures.append(error)
                 tasks.cancel_scope.cancel()
         finally:
             os.close(reader)
         if failures:
-            raise failures[0]
+            # One side sees the other's end as a failure of its own.
+            raise next((each for each in failures if each.code == _NO_SUCH_BASE), failures[0])
         return copied
 
     @property
