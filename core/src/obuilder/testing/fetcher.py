@@ -99,9 +99,9 @@ class FetcherContract:
         for _ in range(2):
             async with bench.open_fetcher() as fetcher:
                 image, rootfs, _ = await bench.fetch(fetcher)
+                # But for times: an engine makes a few files anew for each container.
                 tree = describe_tree(rootfs)
-                # The root's own time is the caller's, who made it.
-                found.append((image, {path: tree[path] for path in tree if path != "."}))
+                found.append((image, {path: tree[path][:3] + tree[path][4:] for path in tree}))
         assert found[0] == found[1]
 
     async def test_two_fetches_at_the_same_time_are_whole(self, bench: FetcherBench) -> None:

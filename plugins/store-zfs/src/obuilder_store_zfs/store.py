@@ -199,7 +199,6 @@ class ZfsStore(DirectoryStore["ZfsStore.Config"]):
     async def import_(
         self, id: Id, source: int, *, format: str, base: Id | None
     ) -> AsyncIterator[Path]:
-        del base  # the stream says which of the snapshots here it goes on from
         if format != stream.FORMAT:
             raise StoreError(f"zfs receives no {format!r}", code="store.stream")
         path = self._results / id
@@ -207,7 +206,8 @@ class ZfsStore(DirectoryStore["ZfsStore.Config"]):
         async with self._locks.hold(f"build-{id}"):
             await self.remove_tree(path)
             try:
-                await stream.receive(name, source)
+                origin = None if base is None else self._datasets.of(await self._base(base))
+                await stream.receive(name, source, base=origin)
                 await self._datasets.mount(path)
                 yield path
                 with anyio.CancelScope(shield=True):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from obuilder.errors import ProcessError, StoreError
 from obuilder.process import call
-from obuilder_store_zfs.program import SNAPSHOT
+from obuilder_store_zfs.program import SNAPSHOT, is_kernel
 
 __all__ = ["FORMAT", "RECEIVED", "receive", "send"]
 
@@ -18,8 +18,9 @@ RECEIVED = "received"
 _SAID_BYTES = 2000
 # What `receive` and `send` say if one is no difference to the other.
 _NO_BASE = re.compile(
-    r"local origin for clone .* does not exist|does not match incremental source"
-    r"|not an earlier snapshot|incremental source .* does not exist"
+    r"local origin for clone .* does not exist|does not\s+match incremental source"
+    r"|not an earlier snapshot|incremental source .* (does not exist|is not earlier)"
+    r"|incremental source must be in same"
 )
 
 
@@ -30,9 +31,12 @@ async def send(name: str, sink: int, *, base: str | None) -> None:
     await _run(argv, stdout=sink, doing=f"send {name}")
 
 
-async def receive(name: str, source: int) -> None:
-    """Make a data set, with the snapshot RECEIVED. StoreError."""
-    argv = ("receive", f"{name}@{RECEIVED}")
+async def receive(name: str, source: int, *, base: str | None) -> None:
+    """Make a data set, with the snapshot RECEIVED, a clone of that of `base`. StoreError."""
+    # By itself zfs takes any snapshot in the pool that is the same, another store's for one.
+    # zfs-fuse has no such option.
+    origin = ("-o", f"origin={base}@{SNAPSHOT}") if base is not None and is_kernel() else ()
+    argv = ("receive", *origin, f"{name}@{RECEIVED}")
     await _run(argv, stdin=source, doing=f"receive {name}")
 
 
