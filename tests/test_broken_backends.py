@@ -11,12 +11,13 @@ import pytest
 from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
+from support.broken_streams import BROKEN_STREAMS
 
 from obuilder.testing import FetcherContract, SandboxContract, StoreContract
 
 SUITE = Path(__file__).parent / "support" / "broken_suite.py"
 CONTRACTS: dict[type, Sequence[type[Any]]] = {
-    StoreContract: BROKEN,
+    StoreContract: [*BROKEN, *BROKEN_STREAMS],
     SandboxContract: BROKEN_SANDBOXES,
     FetcherContract: BROKEN_FETCHERS,
 }

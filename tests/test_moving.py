@@ -3,17 +3,21 @@
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import anyio
 import pytest
-from support.builds import Parts, open_parts, stage
+from support.builds import Parts, ScriptedSandbox, TinyFetcher, open_parts, stage
 from support.command import Command
+from support.filesystems import mounted_image
 
+from obuilder import Builder
 from obuilder.errors import StoreError
 from obuilder.testing._trees import describe_tree, make_rich_tree
 from obuilder.types import Id
+from obuilder_store_btrfs import BtrfsStore
 
 OPS = '(run (shell "echo one >/one"))(run (shell "echo two >/two; mkfifo /f; ln /one /hard"))'
 
@@ -118,3 +122,94 @@ async def test_everything_in_a_tree_moves_and_a_bad_stream_leaves_nothing(tmp_pa
         with closing(sqlite3.connect(two.store.state_dir / "db/db.sqlite")) as database:
             rows = database.execute("SELECT id, rc, parent FROM builds").fetchall()
         assert rows == [(id, 0, None)]
+
+
+@pytest.fixture
+def other_btrfs() -> Iterator[Path]:
+    """Another btrfs than `btrfs_root` is on."""
+    with mounted_image("mkfs.btrfs", "--quiet") as mounted:
+        yield mounted
+
+
+@asynccontextmanager
+async def btrfs_builder(location: Path) -> AsyncIterator[tuple[BtrfsStore, Builder]]:
+    async with (
+        BtrfsStore.open(str(location), BtrfsStore.Config()) as store,
+        Builder(store, ScriptedSandbox(), TinyFetcher()) as builder,
+    ):
+        yield store, builder
+
+
+async def saved(store: BtrfsStore, id: Id, *, base: Id | None = None, file: str) -> None:
+    async with store.build(id, base=base) as path:
+        (path / "rootfs").mkdir(exist_ok=True)
+        (path / "rootfs" / file).write_bytes(os.urandom(32 << 20 if base is None else 1000))
+        (path / "log").write_text(f"log of {file}")
+
+
+def record(store: BtrfsStore, parents: Mapping[Id, Id | None]) -> None:
+    """As builds do it."""
+    now = "2026-01-01 00:00:00"
+    with closing(sqlite3.connect(store.state_dir / "db" / "db.sqlite")) as database, database:
+        database.executemany(
+            "INSERT INTO builds (id, created, used, rc, parent) VALUES (?, ?, ?, 0, ?)",
+            [(id, now, now, parent) for id, parent in parents.items()],
+        )
+
+
+def used_mib(path: Path) -> float:
+    os.sync()
+    space = os.statvfs(path)
+    return (space.f_blocks - space.f_bfree) * space.f_frsize / 2**20
+
+
+@pytest.mark.anyio
+async def test_between_btrfs_stores_only_what_differs_moves(
+    btrfs_root: Path, other_btrfs: Path
+) -> None:
+    chain = [Id(letter * 64) for letter in "abc"]
+    async with (
+        btrfs_builder(btrfs_root / "here") as (here, sender),
+        btrfs_builder(other_btrfs / "there") as (there, receiver),
+    ):
+        for number, id in enumerate(chain):
+            base = chain[number - 1] if number else None
+            await saved(here, id, base=base, file=f"f{number}")
+        record(here, dict(zip(chain, [None, *chain], strict=False)))
+        assert await sender.push(chain[0], receiver) is True
+        before = used_mib(other_btrfs)
+        for id in chain[1:]:
+            assert await sender.push(id, receiver) is True
+            assert await sender.push(id, receiver) is False
+        assert used_mib(other_btrfs) - before < 8
+        for id in chain:
+            source, target = await here.result(id), await there.result(id)
+            assert source and target
+            assert describe_tree(target / "rootfs") == describe_tree(source / "rootfs")
+            assert (target / "log").read_bytes() == (source / "log").read_bytes()
+            with pytest.raises(OSError, match="Read-only"):
+                (target / "rootfs" / "f0").write_text("changed")
+        assert await there.leftovers() == []
+
+
+@pytest.mark.anyio
+async def test_a_base_that_came_by_other_ways_is_no_base_of_a_difference(
+    btrfs_root: Path, other_btrfs: Path, tmp_path: Path
+) -> None:
+    base, child = Id("a" * 64), Id("b" * 64)
+    async with (
+        btrfs_builder(btrfs_root / "here") as (here, sender),
+        btrfs_builder(other_btrfs / "there") as (there, receiver),
+    ):
+        await saved(here, base, file="f0")
+        await saved(here, child, base=base, file="f1")
+        record(here, {base: None, child: base})
+        with (tmp_path / "stream").open("w+b") as file:
+            await sender.export(base, file.fileno())
+            file.seek(0)
+            assert await receiver.import_(base, file.fileno())
+        assert await sender.push(child, receiver) is True
+        found = await there.result(child)
+        assert found
+        assert (found / "rootfs" / "f1").stat().st_size == 1000
+        assert await there.leftovers() == []

@@ -54,11 +54,11 @@ class TellsABareDigest(BrokenFetcher):
         return replace(image, digest="0123456789abcdef")
 
 
-class SetsTimes(BrokenFetcher):
+class MakesAnId(BrokenFetcher):
     CAUGHT_BY = "the_same_base_again_is_the_same"
 
     async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
-        (rootfs / "etc" / "passwd").touch()
+        (rootfs / "etc" / "machine-id").write_bytes(os.urandom(16))
         return image
 
 

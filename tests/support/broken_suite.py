@@ -9,6 +9,7 @@ import pytest
 from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
+from support.broken_streams import BROKEN_STREAMS
 from support.images import busybox_tarball
 
 from obuilder.process import run
@@ -92,11 +93,8 @@ async def _clean(state_dir: Path) -> None:
     async with RuncSandbox.open(state_dir, RuncSandbox.Config()) as sandbox:
         for leftover in await sandbox.leftovers():
             await sandbox.discard(leftover)
-    for line in mounts():
-        # A blank in a path is escaped there, and none of those is left.
-        place = line.split()[4]
-        if place.startswith(f"{state_dir.parent}/"):
-            await run(("umount", place))
+    for line in mounts(state_dir.parent):
+        await run(("umount", line.split()[4]))
 
 
 def _collected(contract: type, kinds: Iterable[type]) -> None:
@@ -105,6 +103,6 @@ def _collected(contract: type, kinds: Iterable[type]) -> None:
         globals()[name] = type(name, (contract,), {"kind": kind, "__module__": __name__})
 
 
-_collected(_OneStore, BROKEN)
+_collected(_OneStore, (*BROKEN, *BROKEN_STREAMS))
 _collected(_OneSandbox, BROKEN_SANDBOXES)
 _collected(_OneFetcher, BROKEN_FETCHERS)

@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
+from obuilder.errors import StoreError
 from obuilder.types import BaseImage, FetchContext, Id, Leftover, RunConfig, User
 
 __all__ = ["API_VERSION", "BuildLog", "Fetcher", "Sandbox", "Store"]
@@ -177,6 +178,37 @@ class Store(ABC, Generic[C]):
         """
         del id
         return None
+
+    stream_formats: ClassVar[tuple[str, ...]] = ()
+    """Streams of its own that `export` and `import_` speak, the best first: lower case, no blanks.
+
+    Two stores that share one move results by it; all others by a tar of
+    `result(id)`, which needs `rootfs` to be a local directory.
+    """
+
+    async def export(self, id: Id, sink: int, *, format: str, base: Id | None) -> None:
+        """Write a result to a descriptor, as one of `stream_formats`.
+
+        Before: the result exists, and so does result `base`, if it is not None: the
+        receiver has that, and the difference to it is enough.
+        On failure: StoreError.
+        """
+        del sink, base
+        raise StoreError(f"result {id} cannot be sent as {format!r}", code="store.stream")
+
+    def import_(
+        self, id: Id, source: int, *, format: str, base: Id | None
+    ) -> AbstractAsyncContextManager[Path]:
+        """A temporary directory that holds what `source` brings, to become result `id`.
+
+        As `build` in all else: before, after, failure, cancellation, concurrency. It has
+        read `source` to its end when the block begins, which may still refuse
+        what it sees. What the stream says of names and places is not trusted.
+        On failure: StoreError; its code is `store.stream-base` if this store's `base`
+        is not what the sender's was, so that the whole result may be sent instead.
+        """
+        del source, base
+        raise StoreError(f"result {id} cannot be received as {format!r}", code="store.stream")
 
     async def erase(self) -> None:
         """Remove what `open` made that is no file below `root`: a data set, a volume.

@@ -3,6 +3,7 @@
 import errno
 import os
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import anyio
 import pytest
@@ -13,7 +14,8 @@ from support.zfs_tools import calls_counted, dies_at_call, names_below, zfs
 
 from obuilder.errors import StoreError
 from obuilder.process import call
-from obuilder.types import ROOT, LeftoverKind
+from obuilder.result_stream import Header, receive, receive_header, send
+from obuilder.types import ROOT, Id, LeftoverKind
 from obuilder_store_zfs import ZfsStore, program
 from obuilder_store_zfs.program import is_kernel
 
@@ -38,6 +40,11 @@ class TestZfsStore(StorePromises):
     @pytest.fixture
     def can_delete_middle(self) -> bool:
         return False
+
+    @pytest.fixture
+    def can_send_plain(self) -> bool:
+        # zfs-fuse keeps an ACL that says no more than the mode, which tar sets, as an attribute.
+        return is_kernel()
 
     async def test_the_layout_is_obuilders(self, open_store: OpenStore) -> None:
         async with open_store() as store:
@@ -282,3 +289,34 @@ async def test_each_operation_runs_few_programs(
         "delete": 1,
         "df": 1,
     }
+
+
+async def test_what_is_sent_on_a_base_shares_with_it(zfs_name: str, tmp_path: Path) -> None:
+    config = ZfsStore.Config()
+    async with (
+        ZfsStore.open(f"{zfs_name}/here", config) as here,
+        ZfsStore.open(f"{zfs_name}/there", config) as there,
+    ):
+        base = await built(here)
+        child, orphan = await built(here, base=base), await built(here)
+        for id, since in ((base, None), (child, base)):
+            await _moved(here, there, id, base=since, stream=tmp_path / "stream")
+        origin = await zfs("get", "-H", "-o", "value", "origin", f"{dataset(there)}/result/{child}")
+        # zfs-fuse takes either store's.
+        store = f"{dataset(there)}/" if is_kernel() else ""
+        assert origin.startswith(store)
+        assert origin.endswith(f"result/{base}@snap")
+        with pytest.raises(StoreError) as caught:
+            await _moved(here, there, orphan, base=base, stream=tmp_path / "stream")
+        assert caught.value.code == "store.stream-base", caught.value.what
+        assert await there.leftovers() == []
+
+
+async def _moved(here: ZfsStore, there: ZfsStore, id: Id, *, base: Id | None, stream: Path) -> None:
+    header = Header(id=id, format="zfs", base=base)
+    with stream.open("w+b") as file:
+        await send(here, header, file.fileno())
+        file.seek(0)
+        assert await receive_header(file.fileno()) == header
+        async with receive(there, header, file.fileno()):
+            pass

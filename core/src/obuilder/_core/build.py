@@ -243,6 +243,14 @@ class Builder:
         """
         await self._mover.export(id, sink)
 
+    async def push(self, id: Id, receiver: "Builder") -> bool:
+        """Copy a result to another builder's store; False if it has it already.
+
+        By a stream of the stores' own if both speak one (btrfs, zfs), which sends only the
+        difference where the other store has the base too. StoreError as `export` and `import_`.
+        """
+        return await self._mover.push(id, receiver._mover)  # noqa: SLF001 - of the same class
+
     async def import_(self, id: Id, source: int) -> bool:
         """Take the result `id` from a stream; False if the store has it already.
 

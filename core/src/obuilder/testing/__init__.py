@@ -24,6 +24,7 @@ pytest.register_assert_rewrite(
     "obuilder.testing._sandbox_bench",
     "obuilder.testing._sandbox_ends",
     "obuilder.testing._sandbox_views",
+    "obuilder.testing._streams",
     "obuilder.testing._tools",
     "obuilder.testing._traces",
     "obuilder.testing._trees",

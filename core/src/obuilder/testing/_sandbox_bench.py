@@ -114,6 +114,11 @@ class SandboxBench:
                 await sandbox.run(config, self.rootfs, log=self.log, stdin=stdin)
         return self.log.data
 
+    @property
+    def top(self) -> Path:
+        """The directory of all that the sandbox works with: its state, and the usual root."""
+        return self.state_dir.parent
+
     @asynccontextmanager
     async def other_process(self, command: str, word: str, *, id: Id) -> AsyncIterator[None]:
         """Another builder runs a command, with `word` as its `$0`; killed (-9) after the block.
@@ -126,6 +131,7 @@ class SandboxBench:
         argv = json.dumps(["/bin/sh", "-c", command, word])
         args = (str(self.state_dir), self.options, id, str(self.rootfs), argv, json.dumps(PATH))
         reader, writer = os.pipe()
+        failure: Exception | None = None
 
         async def work() -> None:
             with open(writer, "wb") as stdout:  # noqa: ASYNC230 - a pipe's descriptor
@@ -143,8 +149,12 @@ class SandboxBench:
                 assert said.endswith(b"\n"), f"the other process said {said!r}"
                 try:
                     yield
+                except Exception as error:  # noqa: BLE001 - raised again outside the task group
+                    failure = error
                 finally:
                     for pid in children_running(code):
                         os.kill(pid, signal.SIGKILL)
         finally:
             os.close(reader)
+        if failure is not None:
+            raise failure

@@ -109,6 +109,7 @@ class Bench:
     trees: Trees
     location: str | None
     options: str
+    can_send_plain: bool
     backend: str
 
     async def built(self, store: AnyStore, content: str = "x", *, base: Id | None = None) -> Id:

@@ -87,9 +87,12 @@ class Mark:
         return not self.living()
 
 
-def mounts() -> set[str]:
-    """What is mounted, as this process sees it."""
-    return set(Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines())
+def mounts(directory: Path) -> set[str]:
+    """What is mounted at or below a directory, as this process sees it."""
+    table = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    # As proc(5) escapes them.
+    place = str(directory).replace("\\", "\\134").replace(" ", "\\040")
+    return {line for line in table.splitlines() if f"{line.split()[4]}/".startswith(f"{place}/")}
 
 
 def children() -> set[str]:

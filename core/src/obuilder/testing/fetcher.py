@@ -99,9 +99,9 @@ class FetcherContract:
         for _ in range(2):
             async with bench.open_fetcher() as fetcher:
                 image, rootfs, _ = await bench.fetch(fetcher)
+                # But for times: an engine makes a few files anew for each container.
                 tree = describe_tree(rootfs)
-                # The root's own time is the caller's, who made it.
-                found.append((image, {path: tree[path] for path in tree if path != "."}))
+                found.append((image, {path: tree[path][:3] + tree[path][4:] for path in tree}))
         assert found[0] == found[1]
 
     async def test_two_fetches_at_the_same_time_are_whole(self, bench: FetcherBench) -> None:
@@ -150,11 +150,11 @@ class FetcherContract:
     async def test_a_fetch_leaves_nothing_open_or_running(self, bench: FetcherBench) -> None:
         async with bench.open_fetcher() as fetcher:
             await bench.fetch(fetcher)
-            mounted, opened, started = mounts(), len(descriptors()), children()
+            mounted, opened, started = mounts(bench.directory), len(descriptors()), children()
             await bench.fetch(fetcher)
             with pytest.raises(FetchError):
                 await bench.fetch(fetcher, bench.missing_base)
-            assert mounts() == mounted
+            assert mounts(bench.directory) == mounted
             assert len(descriptors()) == opened
             assert children() <= started
 
@@ -162,7 +162,7 @@ class FetcherContract:
         async with bench.open_fetcher() as fetcher:
             image, rootfs, _ = await bench.fetch(fetcher)
             whole = sorted(describe_tree(rootfs))
-            mounted, opened, started = mounts(), len(descriptors()), children()
+            mounted, opened, started = mounts(bench.directory), len(descriptors()), children()
             for delay_s in DELAYS_S:
                 begun = anyio.current_time()
                 with anyio.move_on_after(delay_s):
@@ -171,6 +171,6 @@ class FetcherContract:
                 assert late_s < LIMIT_S / 4, f"went on for {late_s:.1f} s after the cancel"
                 assert children() <= started, f"cancelled after {delay_s} s"
                 assert len(descriptors()) == opened, f"cancelled after {delay_s} s"
-                assert mounts() == mounted, f"cancelled after {delay_s} s"
+                assert mounts(bench.directory) == mounted, f"cancelled after {delay_s} s"
             again, rootfs, _ = await bench.fetch(fetcher)
             assert (again, sorted(describe_tree(rootfs))) == (image, whole)

@@ -5,6 +5,7 @@ import pytest
 from obuilder.testing._builds import BuildPromises
 from obuilder.testing._caches import CachePromises
 from obuilder.testing._crashes import CrashPromises
+from obuilder.testing._streams import StreamPromises
 from obuilder.testing._tools import Bench, OpenStore
 from obuilder.testing._trees import LocalTrees, Trees
 
@@ -12,7 +13,7 @@ __all__ = ["StoreContract"]
 
 
 @pytest.mark.anyio
-class StoreContract(BuildPromises, CachePromises, CrashPromises):
+class StoreContract(BuildPromises, CachePromises, CrashPromises, StreamPromises):
     """Subclass it, give the fixture `open_store`, and override another where a store needs it.
 
     `open_store` is a factory without arguments: each call opens a new object on
@@ -48,12 +49,18 @@ class StoreContract(BuildPromises, CachePromises, CrashPromises):
         return True
 
     @pytest.fixture
+    def can_send_plain(self) -> bool:
+        """Whether results can be sent as the core's own stream: `rootfs` is a local directory."""
+        return True
+
+    @pytest.fixture
     def bench(  # noqa: PLR0917 - pytest gives them by name
         self,
         open_store: OpenStore,
         trees: Trees,
         location: str | None,
         options: str,
+        can_send_plain: bool,
         anyio_backend_name: str,
     ) -> Bench:
         """All of it; no need to override this."""
@@ -62,5 +69,6 @@ class StoreContract(BuildPromises, CachePromises, CrashPromises):
             trees=trees,
             location=location,
             options=options,
+            can_send_plain=can_send_plain,
             backend=anyio_backend_name,
         )

@@ -15,7 +15,7 @@ import anyio
 from obuilder.directory_store import DirectoryStore, absolute_location, run_tool
 from obuilder.errors import ConfigError, StoreError
 from obuilder.types import Id, Leftover, LeftoverKind
-from obuilder_store_btrfs import subvolume
+from obuilder_store_btrfs import stream, subvolume
 from obuilder_store_btrfs.usage import free_percent
 
 __all__ = ["BtrfsStore"]
@@ -35,6 +35,7 @@ class BtrfsStore(DirectoryStore["BtrfsStore.Config"]):
     """
 
     API: ClassVar[int] = 1
+    stream_formats: ClassVar[tuple[str, ...]] = (stream.FORMAT,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -160,6 +161,36 @@ class BtrfsStore(DirectoryStore["BtrfsStore.Config"]):
         argv = ("btrfs", "subvolume", "find-new", str(path), str(since))
         printed = await run_tool(argv, doing=f"cannot measure {path}")
         return sum(map(int, _EXTENT.findall(printed)))
+
+    async def export(self, id: Id, sink: int, *, format: str, base: Id | None) -> None:
+        if format != stream.FORMAT:
+            raise StoreError(f"btrfs sends no {format!r}", code="store.stream")
+        source = None if base is None else await self._base(base)
+        await stream.send(await self._base(id), sink, base=source)
+
+    @asynccontextmanager
+    async def import_(
+        self, id: Id, source: int, *, format: str, base: Id | None
+    ) -> AsyncIterator[Path]:
+        del base  # the stream says which of the subvolumes here it goes on from
+        if format != stream.FORMAT:
+            raise StoreError(f"btrfs receives no {format!r}", code="store.stream")
+        temporary = self._temporary / id
+        await self.remove_tree(temporary)
+        try:
+            await self.create_tree(temporary)
+            received = await stream.receive(temporary, source)
+            yield received
+            with anyio.CancelScope(shield=True):
+                # Not renamed: the kernel moves no read-only subvolume. A snapshot keeps what
+                # `btrfs receive` knows it by, so that others can be received on it.
+                await subvolume.snapshot(received, self._results / id, read_only=True)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await self._abandon(temporary, error)
+            raise
+        with anyio.CancelScope(shield=True):
+            await self.remove_tree(temporary)
 
     async def _btrfs(self, *command: str) -> bytes:
         argv = ("btrfs", *command, str(self.root))

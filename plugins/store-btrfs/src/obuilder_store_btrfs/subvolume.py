@@ -31,6 +31,7 @@ _GET_SUBVOL_INFO = 0x81F8943C
 _INFO_BYTES = 504
 _INFO_FLAGS_AT = 288
 _INFO_PARENT_UUID_AT = 312
+_INFO_RECEIVED_UUID_AT = 328
 _INFO_CREATED_AT = 352
 _READ_ONLY = 1
 _GET_SUBVOL_ROOTREF = 0xD000943D
@@ -84,10 +85,11 @@ async def create(path: Path) -> None:
     await run_tool(("btrfs", "subvolume", "create", str(path)), doing=f"cannot create {path}")
 
 
-async def snapshot(source: Path, target: Path) -> None:
-    """Make `target`, which does not exist, a writable snapshot of `source`. StoreError."""
+async def snapshot(source: Path, target: Path, *, read_only: bool = False) -> None:
+    """Make `target`, which does not exist, a snapshot of `source`. StoreError."""
+    how = ("-r",) if read_only else ()
     await run_tool(
-        ("btrfs", "subvolume", "snapshot", str(source), str(target)),
+        ("btrfs", "subvolume", "snapshot", *how, str(source), str(target)),
         doing=f"cannot make a snapshot of {source}",
     )
 
@@ -95,8 +97,11 @@ async def snapshot(source: Path, target: Path) -> None:
 async def set_read_only(path: Path, *, value: bool) -> None:
     """Set or clear the read-only flag. StoreError."""
     flag = "true" if value else "false"
+    # A received one that is changed is not what was sent any more, and forgets that it was.
+    received = any(_info(path)[_INFO_RECEIVED_UUID_AT : _INFO_RECEIVED_UUID_AT + 16])
+    force = ("-f",) if received and not value else ()
     await run_tool(
-        ("btrfs", "property", "set", "-ts", str(path), "ro", flag),
+        ("btrfs", "property", "set", *force, "-ts", str(path), "ro", flag),
         doing=f"cannot set the read-only flag of {path}",
     )
 

@@ -15,11 +15,11 @@ from obuilder.errors import ConfigError, StoreError
 from obuilder.locks import Locks
 from obuilder.named_cache import NamedCaches
 from obuilder.types import Id, Leftover, LeftoverKind
-from obuilder_store_zfs import space
+from obuilder_store_zfs import space, stream
 from obuilder_store_zfs.caches import ZfsCaches
 from obuilder_store_zfs.datasets import Datasets
 from obuilder_store_zfs.location import GROUPS, find
-from obuilder_store_zfs.program import SNAPSHOT, Failure, is_kernel, listed
+from obuilder_store_zfs.program import SNAPSHOT, Failure, is_kernel, listed, run_zfs
 
 __all__ = ["ZfsStore"]
 
@@ -35,6 +35,7 @@ class ZfsStore(DirectoryStore["ZfsStore.Config"]):
     """
 
     API: ClassVar[int] = 1
+    stream_formats: ClassVar[tuple[str, ...]] = (stream.FORMAT,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -187,6 +188,36 @@ class ZfsStore(DirectoryStore["ZfsStore.Config"]):
 
     async def complete_deletes(self) -> None:
         await space.wait_for_freed(self._datasets)
+
+    async def export(self, id: Id, sink: int, *, format: str, base: Id | None) -> None:
+        if format != stream.FORMAT:
+            raise StoreError(f"zfs sends no {format!r}", code="store.stream")
+        source = None if base is None else self._datasets.of(await self._base(base))
+        await stream.send(self._datasets.of(await self._base(id)), sink, base=source)
+
+    @asynccontextmanager
+    async def import_(
+        self, id: Id, source: int, *, format: str, base: Id | None
+    ) -> AsyncIterator[Path]:
+        if format != stream.FORMAT:
+            raise StoreError(f"zfs receives no {format!r}", code="store.stream")
+        path = self._results / id
+        name = self._datasets.of(path)
+        async with self._locks.hold(f"build-{id}"):
+            await self.remove_tree(path)
+            try:
+                origin = None if base is None else self._datasets.of(await self._base(base))
+                await stream.receive(name, source, base=origin)
+                await self._datasets.mount(path)
+                yield path
+                with anyio.CancelScope(shield=True):
+                    await self._datasets.protect(path)
+                    old, new = f"{name}@{stream.RECEIVED}", f"{name}@{SNAPSHOT}"
+                    await run_zfs("rename", old, new, doing=f"cannot save {path}")
+            except BaseException as error:
+                with anyio.CancelScope(shield=True):
+                    await self._abandon(path, error)
+                raise
 
     async def erase(self) -> None:
         with anyio.CancelScope(shield=True):

@@ -1,0 +1,159 @@
+"""Promises of stores about streams: a result is carried whole, or nothing is there."""
+
+import fcntl
+import os
+import sys
+import tempfile
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from obuilder.errors import StoreError
+from obuilder.result_stream import PLAIN, Header, receive, receive_header, send
+from obuilder.testing._tools import LIMIT_S, AnyStore, Bench, new_id
+from obuilder.types import Id
+
+__all__ = ["StreamPromises"]
+
+
+class StreamPromises:
+    """See StoreContract. Each is tried with every stream that the store speaks."""
+
+    async def test_a_stream_carries_a_result_with_everything_in_it(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            for format in _formats(bench, store):
+                id = await _rich(bench, store)
+                expected = await _described(bench, store, id)
+                async with _exported(store, id, format=format) as stream:
+                    await store.delete(id)
+                    await _import(store, id, stream)
+                assert await _described(bench, store, id) == expected, format
+                assert list(await store.leftovers()) == []
+
+    async def test_a_result_that_came_by_a_stream_is_as_any_other(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            for format in _formats(bench, store):
+                id = await bench.built(store, "sent")
+                async with _exported(store, id, format=format) as stream:
+                    await store.delete(id)
+                    await _import(store, id, stream)
+                child = await bench.built(store, "child", base=id)
+                assert await bench.content(store, id) == "sent", format
+                assert await bench.content(store, child) == "child", format
+                await store.delete(child)
+                await store.delete(id)
+                assert await store.result(id) is None
+
+    async def test_a_damaged_or_cut_stream_imports_nothing(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            for format in _formats(bench, store):
+                id = await _rich(bench, store)
+                async with _exported(store, id, format=format) as whole:
+                    await store.delete(id)
+                    for spoilt in _spoilt(whole.read_bytes()):
+                        stream = whole.with_name("spoilt")
+                        stream.write_bytes(spoilt)
+                        with pytest.raises(StoreError):
+                            await _import(store, id, stream)
+                        assert await store.result(id) is None, format
+                        assert list(await store.leftovers()) == [], format
+                    await _import(store, id, whole)
+                assert await store.result(id) is not None
+
+    async def test_an_import_that_is_cancelled_leaves_nothing(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            for format in _formats(bench, store):
+                id = await _rich(bench, store)
+                async with _exported(store, id, format=format) as whole:
+                    await store.delete(id)
+                    half = whole.read_bytes()[: whole.stat().st_size // 2]
+                    await _import_and_cancel(store, id, half)
+                    assert await store.result(id) is None, format
+                    assert list(await store.leftovers()) == [], format
+                    await _import(store, id, whole)
+
+
+def _formats(bench: Bench, store: AnyStore) -> list[str]:
+    plain = [PLAIN] if bench.can_send_plain else []
+    formats = [*plain, *store.stream_formats]
+    assert formats, "it speaks no stream"
+    return formats
+
+
+async def _rich(bench: Bench, store: AnyStore) -> Id:
+    id = new_id()
+    async with store.build(id) as path:
+        await bench.trees.make_rich(path / "rootfs")
+        (path / "log").write_bytes(b"log\xff\n")
+        (path / "env").write_text("env")
+    return id
+
+
+async def _described(bench: Bench, store: AnyStore, id: Id) -> tuple[object, ...]:
+    path = await store.result(id)
+    assert path is not None, f"result {id} is gone"
+    tree = dict(await bench.trees.describe(path / "rootfs"))
+    return tree, (path / "log").read_bytes(), (path / "env").read_text()
+
+
+@asynccontextmanager
+async def _exported(store: AnyStore, id: Id, *, format: str) -> AsyncIterator[Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "stream")
+        with path.open("wb") as file, anyio.fail_after(LIMIT_S):  # noqa: ASYNC230 - a file of its own
+            await send(store, Header(id=id, format=format), file.fileno())
+        yield path
+
+
+async def _import(store: AnyStore, id: Id, stream: Path) -> None:
+    with stream.open("rb") as file, anyio.fail_after(LIMIT_S):
+        header = await receive_header(file.fileno())
+        assert header.id == id
+        async with receive(store, header, file.fileno()):
+            pass
+
+
+async def _import_and_cancel(store: AnyStore, id: Id, data: bytes) -> None:
+    """Cancel when the store has taken the data of a stream that does not end."""
+    reader, writer = os.pipe()
+
+    async def write() -> None:
+        os.set_blocking(writer, False)
+        rest = memoryview(data)
+        while rest:
+            await anyio.wait_writable(writer)
+            rest = rest[os.write(writer, rest[:4096]) :]
+        while _waiting(reader):
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+    try:
+        with anyio.fail_after(LIMIT_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(write)
+                header = await receive_header(reader)
+                assert header.id == id
+                async with receive(store, header, reader):
+                    pytest.fail("it took half a stream for a whole one")
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _waiting(reader: int) -> int:
+    """Bytes in a pipe that nobody has read; ioctl_tty(2)."""
+    answer = bytearray(4)
+    fcntl.ioctl(reader, termios.FIONREAD, answer)
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def _spoilt(whole: bytes) -> list[bytes]:
+    start = whole.index(b"\n") + 1
+    places = [start + (len(whole) - start) * part // 10 for part in (1, 5, 9)]
+    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in places]
+    return [*flipped, *(whole[:at] for at in places), whole[:-1], whole[:start], whole + b"more"]

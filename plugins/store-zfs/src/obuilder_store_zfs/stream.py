@@ -1,0 +1,57 @@
+"""ZFS's own streams: `zfs send` and `zfs receive`, whole or as the difference to the origin."""
+
+import os
+import re
+from collections.abc import Sequence
+
+from obuilder.errors import ProcessError, StoreError
+from obuilder.process import call
+from obuilder_store_zfs.program import SNAPSHOT, is_kernel
+
+__all__ = ["FORMAT", "RECEIVED", "receive", "send"]
+
+FORMAT = "zfs"
+
+RECEIVED = "received"
+"""The snapshot that a data set has until it has been looked at: it is no result before."""
+
+_SAID_BYTES = 2000
+# What `receive` and `send` say if one is no difference to the other.
+_NO_BASE = re.compile(
+    r"local origin for clone .* does not exist|does not\s+match incremental source"
+    r"|not an earlier snapshot|incremental source .* (does not exist|is not earlier)"
+    r"|incremental source must be in same"
+)
+
+
+async def send(name: str, sink: int, *, base: str | None) -> None:
+    """Write the snapshot of a data set to a descriptor. StoreError."""
+    since = () if base is None else ("-i", f"{base}@{SNAPSHOT}")
+    argv = ("send", *since, f"{name}@{SNAPSHOT}")
+    await _run(argv, stdout=sink, doing=f"send {name}")
+
+
+async def receive(name: str, source: int, *, base: str | None) -> None:
+    """Make a data set, with the snapshot RECEIVED, a clone of that of `base`. StoreError."""
+    # By itself zfs takes any snapshot in the pool that is the same, another store's for one.
+    # zfs-fuse has no such option.
+    origin = ("-o", f"origin={base}@{SNAPSHOT}") if base is not None and is_kernel() else ()
+    argv = ("receive", *origin, f"{name}@{RECEIVED}")
+    await _run(argv, stdin=source, doing=f"receive {name}")
+
+
+async def _run(
+    argv: Sequence[str], *, doing: str, stdin: int | None = None, stdout: int | None = None
+) -> None:
+    said = os.memfd_create("stderr")
+    try:
+        status = await call(("zfs", *argv), stdin=stdin, stdout=stdout, stderr=said)
+        text = os.pread(said, _SAID_BYTES, 0).decode("utf-8", "backslashreplace").strip()
+    except ProcessError as error:
+        raise StoreError(f"cannot {doing}: {error.what}", hint=error.hint) from error
+    finally:
+        os.close(said)
+    if status:
+        why = text or f"zfs ended with status {status}"
+        code = "store.stream-base" if _NO_BASE.search(text) else "store.stream"
+        raise StoreError(f"cannot {doing}: {why}", code=code)

@@ -1,0 +1,93 @@
+"""Stores with one fault each in a stream of their own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from support.broken_stores import BrokenStore
+
+from obuilder.errors import StoreError
+from obuilder.process import call
+from obuilder.types import Id
+
+__all__ = ["BROKEN_STREAMS"]
+
+
+class Streaming(BrokenStore):
+    """A store without a fault whose stream is a tar."""
+
+    stream_formats: ClassVar[tuple[str, ...]] = ("own",)
+    create: ClassVar[tuple[str, ...]] = ("--acls", "--xattrs", "--xattrs-include=*", "--sparse")
+
+    async def export(self, id: Id, sink: int, *, format: str, base: Id | None) -> None:
+        del format, base
+        argv = ("tar", "-c", "--format=posix", *self.create, "-C", str(self._results / id), ".")
+        if await call(argv, stdout=sink):
+            raise StoreError("tar failed")
+
+    @asynccontextmanager
+    async def import_(
+        self, id: Id, source: int, *, format: str, base: Id | None
+    ) -> AsyncIterator[Path]:
+        del format, base
+        async with self.build(id) as path:
+            await self.unpack(path, source)
+            yield path
+
+    async def unpack(self, path: Path, source: int) -> None:
+        argv = ("tar", "-x", "--acls", "--xattrs", "--xattrs-include=*", "-C", str(path))
+        if await call(argv, stdin=source):
+            raise StoreError("tar failed")
+
+
+class SendsNoOwners(Streaming):
+    CAUGHT_BY = "a_stream_carries_a_result_with_everything_in_it"
+    create = (*Streaming.create, "--owner=0", "--group=0")
+
+
+class KeepsWhatItWasSent(Streaming):
+    CAUGHT_BY = "a_result_that_came_by_a_stream_is_as_any_other"
+
+    async def unpack(self, path: Path, source: int) -> None:
+        await super().unpack(path, source)
+        (self.state_dir / path.name).touch()
+
+    async def delete(self, id: Id) -> None:
+        if (self.state_dir / id).exists():
+            raise StoreError(f"{id} was sent here")
+        await super().delete(id)
+
+
+class TakesWhatItGot(Streaming):
+    CAUGHT_BY = "a_damaged_or_cut_stream_imports_nothing"
+
+    @asynccontextmanager
+    async def import_(
+        self, id: Id, source: int, *, format: str, base: Id | None
+    ) -> AsyncIterator[Path]:
+        del format, base
+        async with self.build(id) as path:
+            await call(("tar", "-x", "-C", str(path)), stdin=source)
+        yield path
+
+
+class LeavesACancelledImport(Streaming):
+    CAUGHT_BY = "an_import_that_is_cancelled_leaves_nothing"
+
+    @asynccontextmanager
+    async def import_(
+        self, id: Id, source: int, *, format: str, base: Id | None
+    ) -> AsyncIterator[Path]:
+        other = self._temporary / f"{id[:-1]}0"
+        other.mkdir(exist_ok=True)
+        async with super().import_(id, source, format=format, base=base) as path:
+            yield path
+        other.rmdir()
+
+
+BROKEN_STREAMS = [
+    kind
+    for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, Streaming) and kind is not Streaming
+]
