@@ -52,7 +52,10 @@ class Store(ABC, Generic[C]):
     """Snapshots by id, and caches by name.
 
     A result is a directory with `rootfs/`, `log`, `env` and whatever else the
-    core puts there; the store keeps it whole and does not look inside.
+    core puts there; the store keeps it whole and does not look inside. `rootfs` need be
+    no local directory, if the sandbox knows what it is (an image, a handle): a fetcher
+    fills a directory, which such a store turns into its own when the build is saved. It
+    then has a stream of its own, and `copy` cannot take from a stage.
     """
 
     API: ClassVar[int]

@@ -147,17 +147,23 @@ async def receive(store: Store[Any], header: Header, source: int) -> AsyncIterat
                     store.import_(header.id, pipe, format=header.format, base=header.base)
                 ),
             )
-        _check(directory)
+        _check(directory, is_local=header.format == PLAIN)
         yield directory
 
 
-def _check(directory: Path) -> None:
-    for entry in os.scandir(directory):
+def _check(directory: Path, *, is_local: bool) -> None:
+    # A store's own root may be an image.
+    roots = (stat.S_IFDIR,) if is_local else (stat.S_IFDIR, stat.S_IFREG)
+    names = set()
+    for entry in list(os.scandir(directory)):
         kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-        wanted = stat.S_IFDIR if entry.name == "rootfs" else _ENTRIES.get(entry.name)
-        if kind != wanted:
-            raise StoreError(f"the stream holds {entry.name!r}, which is of no result")
-    if not (directory / "rootfs").is_dir():
+        wanted = roots if entry.name == "rootfs" else (_ENTRIES.get(entry.name),)
+        if kind not in wanted:
+            raise StoreError(
+                f"the stream holds {entry.name!r}, which is of no result", code="store.stream"
+            )
+        names.add(entry.name)
+    if "rootfs" not in names:
         raise StoreError("the stream holds no root file system", code="store.stream")
 
 

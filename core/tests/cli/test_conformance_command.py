@@ -106,6 +106,39 @@ def test_a_store_that_ends_the_process_is_never_taken_for_a_good_one(
     assert not (tmp_path / "pool").exists()
 
 
+def test_options_that_json_lacks_reach_the_helper_processes(
+    tmp_path: Path, install: Install
+) -> None:
+    source = """
+    from contextlib import asynccontextmanager
+    from dataclasses import dataclass
+    from pathlib import Path
+    from fakes import FakeStore
+
+    class Choosy(FakeStore):
+        API = 1
+
+        @dataclass(frozen=True, kw_only=True)
+        class Config:
+            key: Path | None = None
+            hosts: tuple[str, ...] = ()
+
+        @classmethod
+        @asynccontextmanager
+        async def open(cls, location, config):
+            assert (config.key, config.hosts) == (Path("/etc/key"), ("a", "b"))
+            yield cls(Path(location))
+    """
+    points = {"obuilder.stores": {"choosy": "choosy_module:Choosy"}}
+    install("acme-choosy", points, {"choosy_module": source})
+    result = run(
+        f"--store=choosy:{tmp_path}/pool",
+        *("-o", "choosy.key=/etc/key", "-o", 'choosy.hosts=["a", "b"]'),
+        *("--only", "opening leaves alone"),
+    )
+    assert result.stdout.splitlines()[-1] == "1 promise: 1 kept, 0 broken"
+
+
 def test_the_drivers_options_are_those_of_the_settings(tmp_path: Path) -> None:
     result = run(f"--store=fakestore:{tmp_path}/pool", "-o", "fakestore.mode=no", "--only", "df")
     assert result.exit_code == 2

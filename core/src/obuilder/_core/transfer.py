@@ -3,7 +3,8 @@
 Nothing is written into a root file system by a host path: a link in the image
 could lead it astray. The snapshot is only read here, to learn which
 directories exist already: those, and links to directories inside the root,
-are used as they are and get no entry (tar would reset them).
+are used as they are and get no entry (tar would reset them). Of a root that
+is no local directory nothing is known: all directories get one, as with OBuilder.
 """
 
 import hashlib
@@ -70,6 +71,8 @@ def finish(rootfs: Path, sent: Sequence[tarfile.TarInfo]) -> None:
     opened from the one before it and no link is followed, so that nothing in
     the image leads outside. Raises SourceError if one of them is not there.
     """
+    if not rootfs.is_dir():
+        return  # an image: what the tar inside can do is all
     # The deepest first: what is done in a directory changes its time.
     for info in sorted(sent, key=lambda info: info.name.count("/"), reverse=True):
         parent, _, name = info.name.rpartition("/")

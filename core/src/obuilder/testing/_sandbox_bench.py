@@ -19,7 +19,7 @@ import pytest
 from obuilder.interfaces import Sandbox
 from obuilder.process import call, run
 from obuilder.testing._logs import MemoryLog
-from obuilder.testing._tools import LIMIT_S, children_running
+from obuilder.testing._tools import CONFIG_FROM_JSON, LIMIT_S, children_running
 from obuilder.types import Id, RunConfig
 
 __all__ = ["PATH", "AnySandbox", "OpenSandbox", "SandboxBench", "make_busybox_root"]
@@ -49,7 +49,7 @@ class Log(BuildLog):
         yield 1
 
 async def main(state_dir, options, id, rootfs, argv, env):
-    config = Backend.Config(**json.loads(options))
+    config = config_from_json(Backend.Config, options)
     async with Backend.open(Path(state_dir), config) as sandbox:
         run = RunConfig(id=id, argv=tuple(json.loads(argv)), env=(tuple(json.loads(env)),))
         await sandbox.run(run, Path(rootfs), log=Log())
@@ -127,7 +127,9 @@ class SandboxBench:
         """
         async with self.open_sandbox() as sandbox:
             kind = type(sandbox)
-        code = _CHILD.format(module=kind.__module__, name=kind.__name__, backend=self.backend)
+        code = CONFIG_FROM_JSON + _CHILD.format(
+            module=kind.__module__, name=kind.__name__, backend=self.backend
+        )
         argv = json.dumps(["/bin/sh", "-c", command, word])
         args = (str(self.state_dir), self.options, id, str(self.rootfs), argv, json.dumps(PATH))
         reader, writer = os.pipe()

@@ -20,6 +20,7 @@ from obuilder.testing._trees import Trees
 from obuilder.types import Id
 
 __all__ = [
+    "CONFIG_FROM_JSON",
     "LIMIT_S",
     "ODD_NAMES",
     "AnyStore",
@@ -38,10 +39,27 @@ LIMIT_S = 60.0
 
 ODD_NAMES = ["..", ".", "a/b", "", "%", "c-", "x" * 200, "y" * 300, "caf\udce9", "new\nline", "é"]
 
+# Makes a Config of its options as JSON, which has no tuples and no paths.
+CONFIG_FROM_JSON = """
+import json, typing
+from pathlib import Path
+
+def config_from_json(kind, text):
+    hints = typing.get_type_hints(kind)
+
+    def value(name, given):
+        if isinstance(given, list):
+            return tuple(given)
+        is_path = Path in (hints[name], *typing.get_args(hints[name]))
+        return Path(given) if is_path and isinstance(given, str) else given
+
+    return kind(**{name: value(name, given) for name, given in json.loads(text).items()})
+"""
+
 # A builder of its own, which says how far it came. Its arguments: location, options of the
 # Config, what to do, key, base.
 _CHILD = """
-import json, sys, anyio
+import sys, anyio
 from contextlib import AsyncExitStack
 from obuilder.locks import Locks
 from obuilder.types import Id, User
@@ -52,7 +70,7 @@ def tell(text):
 
 async def main(location, options, what, key, base):
     async with AsyncExitStack() as stack:
-        config = Backend.Config(**json.loads(options))
+        config = config_from_json(Backend.Config, options)
         store = await stack.enter_async_context(Backend.open(location, config))
         if what != "cache":
             locks = Locks(store.state_dir / "locks")
@@ -152,7 +170,9 @@ class Bench:
         say "ready" just before, and go on.
         """
         kind = type(store)
-        code = _CHILD.format(module=kind.__module__, name=kind.__name__, backend=self.backend)
+        code = CONFIG_FROM_JSON + _CHILD.format(
+            module=kind.__module__, name=kind.__name__, backend=self.backend
+        )
         location = self.location or str(store.root)
         argv = (sys.executable, "-c", code, location, self.options, what, key, base or "")
         reader, writer = os.pipe()
