@@ -94,7 +94,7 @@ async def _clean(state_dir: Path) -> None:
         for leftover in await sandbox.leftovers():
             await sandbox.discard(leftover)
     for line in mounts(state_dir.parent):
-        await run(("umount", line.split()[4]))
+        await run(("umount", line.split()[4].replace("\\040", " ")))
 
 
 def _collected(contract: type, kinds: Iterable[type]) -> None:

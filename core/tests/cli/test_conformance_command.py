@@ -164,6 +164,8 @@ def test_words_that_no_promise_has_are_a_usage_error(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "no promise has the words 'colour of money'" in result.stderr
     assert not (tmp_path / "pool").exists()
+    both = (f"--store=fakestore:{tmp_path}/pool", "--sandbox=fakebox")
+    assert run(*both, "--only", "colour of money").exit_code == 2
 
 
 def test_a_missing_part_of_the_extra_is_named(

@@ -51,6 +51,7 @@ def run_conformance(options: GlobalOptions, wishes: Wishes) -> int:
     # What is wrong with one of them is said before any is tried.
     subjects = [subject(kind, settings) for kind in kinds]
     statuses = []
+    tried = 0
     for each in subjects:
         trial = _Trial(each, options=options, wishes=wishes, has_title=len(subjects) > 1)
         with each.prepared():
@@ -59,6 +60,15 @@ def run_conformance(options: GlobalOptions, wishes: Wishes) -> int:
             except ConfigError as error:
                 error.where = settings.place(error.where)
                 raise
+        tried += trial.tried
+        if statuses[-1] not in {0, FAILED}:  # it was interrupted
+            return statuses[-1]
+    if not tried and max(statuses) == 0:
+        raise ConfigError(
+            f"no promise has the words {' or '.join(map(repr, wishes.only))}",
+            where="--only",
+            code="cli.no-promise",
+        )
     return max(statuses)
 
 
@@ -110,6 +120,7 @@ class _Trial:
         self._wishes = wishes
         self._has_title = has_title
         self._ended = False
+        self.tried = 0
         self._while = ""
 
     async def work(self, output: Output) -> int:
@@ -126,12 +137,6 @@ class _Trial:
                 await self._subject.remove_rest()
         if self._options.verbose:
             say(completed.stdout.decode("utf-8", "backslashreplace"))
-        if completed.returncode == _NONE_SELECTED and not self._has_title:
-            raise ConfigError(
-                f"no promise has the words {' or '.join(map(repr, self._wishes.only))}",
-                where="--only",
-                code="cli.no-promise",
-            )
         if not self._ended or completed.returncode not in {_KEPT_ALL, _BROKEN_SOME, _NONE_SELECTED}:
             said = (completed.stdout + completed.stderr).decode("utf-8", "backslashreplace")
             raise ProcessError(
@@ -142,6 +147,7 @@ class _Trial:
         table.line(
             f"{total} promise{'' if total == 1 else 's'}: {table.kept} kept, {table.broken} broken"
         )
+        self.tried = total
         return FAILED if table.broken else 0
 
     async def _run(self, table: Table) -> Completed:

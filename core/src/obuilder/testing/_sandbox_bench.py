@@ -85,6 +85,7 @@ class SandboxBench:
     state_dir: Path
     options: str
     rootfs: Path
+    other_rootfs: Path
     backend: str
     can_isolate_network: bool
     can_use_host_network: bool
@@ -113,6 +114,11 @@ class SandboxBench:
                 config = self.config(command, **fields)
                 await sandbox.run(config, self.rootfs, log=self.log, stdin=stdin)
         return self.log.data
+
+    @property
+    def roots(self) -> tuple[Path, Path]:
+        """Two, for what runs at the same time: nobody else may use a root that is in use."""
+        return self.rootfs, self.other_rootfs
 
     @property
     def top(self) -> Path:

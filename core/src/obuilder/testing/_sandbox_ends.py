@@ -116,12 +116,12 @@ class EndPromises:
             with anyio.fail_after(LIMIT_S):
                 async with bench.open_sandbox() as sandbox, anyio.create_task_group() as tasks:
 
-                    async def run(reader: int) -> None:
+                    async def run(reader: int, rootfs: Path) -> None:
                         config = bench.config("echo on; cat")
-                        await sandbox.run(config, bench.rootfs, log=bench.log, stdin=reader)
+                        await sandbox.run(config, rootfs, log=bench.log, stdin=reader)
 
-                    for reader, _ in ends:
-                        tasks.start_soon(run, reader)
+                    for (reader, _), rootfs in zip(ends, bench.roots, strict=True):
+                        tasks.start_soon(run, reader, rootfs)
                     await bench.log.wait_for(b"on\non\n")
                     for _, writer in ends:
                         os.close(writer)
@@ -142,9 +142,9 @@ class EndPromises:
                 for leftover in left:
                     await sandbox.discard(leftover)
                     await sandbox.discard(leftover)
+                assert not left or mark.living() == [], "it runs on after it was discarded"
                 # A sandbox whose commands die with their builder has nothing to list.
                 assert await mark.wait_until_dead(), "the command runs on, and is not listed"
-                assert not left or mark.living() == []
                 assert list(await sandbox.leftovers()) == []
                 assert mounts(bench.top) == mounted
                 await sandbox.run(bench.config("echo fine", id=id), bench.rootfs, log=bench.log)
@@ -158,7 +158,7 @@ class EndPromises:
                 before = mark.living()
                 async with bench.open_sandbox() as sandbox:
                     await sandbox.leftovers()
-                    await sandbox.run(bench.config("true"), bench.rootfs, log=bench.log)
+                    await sandbox.run(bench.config("true"), bench.other_rootfs, log=bench.log)
                 assert set(before) <= set(mark.living())
                 assert before
             async with bench.open_sandbox() as sandbox:

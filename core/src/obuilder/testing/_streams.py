@@ -155,5 +155,9 @@ def _waiting(reader: int) -> int:
 def _spoilt(whole: bytes) -> list[bytes]:
     start = whole.index(b"\n") + 1
     places = [start + (len(whole) - start) * part // 10 for part in (1, 5, 9)]
-    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in places]
+    # More than a bit: there are some that no decompressor looks at.
+    flipped = [
+        whole[:at] + bytes(byte ^ 0xFF for byte in whole[at : at + 16]) + whole[at + 16 :]
+        for at in places
+    ]
     return [*flipped, *(whole[:at] for at in places), whole[:-1], whole[:start], whole + b"more"]

@@ -43,6 +43,13 @@ class SandboxContract(ViewPromises, EndPromises):
         return root
 
     @pytest.fixture
+    def other_rootfs(self, tmp_path: Path) -> Path:
+        """Another of the same."""
+        root = tmp_path / "other result" / "rootfs"
+        make_busybox_root(root)
+        return root
+
+    @pytest.fixture
     def can_isolate_network(self) -> bool:
         """Whether a command without `network` sees no network."""
         return True
@@ -74,6 +81,7 @@ class SandboxContract(ViewPromises, EndPromises):
         state_dir: Path,
         options: str,
         rootfs: Path,
+        other_rootfs: Path,
         anyio_backend_name: str,
         can_isolate_network: bool,
         can_use_host_network: bool,
@@ -87,6 +95,7 @@ class SandboxContract(ViewPromises, EndPromises):
             state_dir=state_dir,
             options=options,
             rootfs=rootfs,
+            other_rootfs=other_rootfs,
             backend=anyio_backend_name,
             can_isolate_network=can_isolate_network,
             can_use_host_network=can_use_host_network,
