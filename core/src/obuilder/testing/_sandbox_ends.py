@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from obuilder.errors import CommandFailed, ObuilderError
+from obuilder.errors import CommandFailed, ObuilderError, SandboxError
 from obuilder.testing._sandbox_bench import SandboxBench
 from obuilder.testing._tools import LIMIT_S, descriptors
 from obuilder.testing._traces import Mark, children, mounts
@@ -48,7 +48,7 @@ class EndPromises:
 
     async def test_a_root_that_is_not_there_is_an_error(self, bench: SandboxBench) -> None:
         bench.rootfs = bench.rootfs / "missing" / "root"
-        with pytest.raises(ObuilderError):
+        with pytest.raises(SandboxError):
             await bench.run("true")
 
     async def test_an_ended_run_leaves_nothing_behind(self, bench: SandboxBench) -> None:
