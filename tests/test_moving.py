@@ -131,6 +131,27 @@ def other_btrfs() -> Iterator[Path]:
         yield mounted
 
 
+@pytest.mark.anyio
+async def test_a_sender_that_fails_at_its_end_sends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As tar does of a file that it cannot read: the rest, and status 2."""
+    real = shutil.which("tar")
+    (tmp_path / "bin").mkdir()
+    shim = tmp_path / "bin" / "tar"
+    shim.write_text(f'#!/bin/sh\ncase $1 in --create) {real} "$@"; exit 2;; esac\nexec {real} "$@"')
+    shim.chmod(0o755)
+    async with open_parts(tmp_path / "one") as one, open_parts(tmp_path / "two") as two:
+        id = (await one.builder.build(stage("((from b))"))).id
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+            with pytest.raises(StoreError, match="status 2"):
+                await one.builder.push(id, two.builder)
+        assert await two.store.result(id) is None
+        assert await two.store.leftovers() == []
+        assert await one.builder.push(id, two.builder) is True
+
+
 @asynccontextmanager
 async def btrfs_builder(location: Path) -> AsyncIterator[tuple[BtrfsStore, Builder]]:
     async with (

@@ -191,28 +191,39 @@ class _Program:
 async def _piped(
     first: Callable[[int], Awaitable[None]], second: Callable[[int], Awaitable[T]]
 ) -> T:
-    """Run both, the output of one into the other. The error of whichever failed first."""
+    """Run both, the output of one into the other. The error of whichever failed first.
+
+    The end of the output is only seen if all of it was written: else a compressor
+    would end its frame, and what is not whole would look so.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     failures: list[Exception] = []
     found: list[T] = []
 
     async def write() -> None:
+        nonlocal writer
         try:
             await first(writer)
         except Exception as error:  # noqa: BLE001 - raised again below
             failures.append(error)
-        finally:
-            os.close(writer)  # the other one sees the end
+            tasks.cancel_scope.cancel()
+        else:
+            open_end, writer = writer, -1
+            os.close(open_end)  # the other one sees the end
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(write)
-        try:
-            # In this task: what it opens is closed by the caller.
-            found.append(await second(reader))
-        except Exception as error:  # noqa: BLE001 - raised again below
-            failures.append(error)
-        finally:
-            os.close(reader)  # the other one sees that nobody reads any more
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write)
+            try:
+                # In this task: what it opens is closed by the caller.
+                found.append(await second(reader))
+            except Exception as error:  # noqa: BLE001 - raised again below
+                failures.append(error)
+            finally:
+                os.close(reader)  # the other one sees that nobody reads any more
+    finally:
+        if writer != -1:
+            os.close(writer)
     if failures:
         raise failures[0]
     return found[0]

@@ -46,13 +46,13 @@ class Mover:
 
     async def _push(self, id: Id, receiver: "Mover", *, format: str, base: Id | None) -> bool:
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        failures: list[StoreError] = []
+        failures: list[Exception] = []
         copied = False
 
         async def export() -> None:
             try:
                 await self.export(id, writer, format=format, base=base)
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - raised again outside the task group
                 failures.append(error)
             finally:
                 os.close(writer)
@@ -62,14 +62,14 @@ class Mover:
                 tasks.start_soon(export)
                 try:
                     copied = await receiver.import_(id, reader)
-                except StoreError as error:
+                except Exception as error:  # noqa: BLE001 - raised again outside the task group
                     failures.append(error)
                 tasks.cancel_scope.cancel()
         finally:
             os.close(reader)
         if failures:
             # One side sees the other's end as a failure of its own.
-            raise next((each for each in failures if each.code == _NO_SUCH_BASE), failures[0])
+            raise next((each for each in failures if _says_no_base(each)), failures[0])
         return copied
 
     @property
@@ -118,3 +118,7 @@ class Mover:
                 record = known[1] if known else None
                 await self._database.adopt(id, parent=header.parent, record=record)
             return True
+
+
+def _says_no_base(error: Exception) -> bool:
+    return isinstance(error, StoreError) and error.code == _NO_SUCH_BASE
