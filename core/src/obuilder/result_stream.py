@@ -84,11 +84,16 @@ async def send(store: Store[Any], header: Header, sink: int) -> None:
             raise StoreError(f"cannot {doing}: its root is no local tree", code="store.stream")
         argv = [*_CREATE, "-C", str(path), "--", *sorted(os.listdir(path))]
         tar = _Program(argv, doing=doing)
-        await _piped(lambda pipe: tar.run(None, pipe), lambda pipe: compress.run(pipe, sink))
+        await _piped(
+            lambda pipe: tar.run(None, pipe),
+            lambda pipe: compress.run(pipe, sink),
+            ends_whole=True,
+        )
     else:
         await _piped(
             lambda pipe: store.export(header.id, pipe, format=header.format, base=header.base),
             lambda pipe: compress.run(pipe, sink),
+            ends_whole=True,
         )
 
 
@@ -189,12 +194,15 @@ class _Program:
 
 
 async def _piped(
-    first: Callable[[int], Awaitable[None]], second: Callable[[int], Awaitable[T]]
+    first: Callable[[int], Awaitable[None]],
+    second: Callable[[int], Awaitable[T]],
+    *,
+    ends_whole: bool = False,
 ) -> T:
     """Run both, the output of one into the other. The error of whichever failed first.
 
-    The end of the output is only seen if all of it was written: else a compressor
-    would end its frame, and what is not whole would look so.
+    `ends_whole`: the end of the output is only seen if all of it was written, else the
+    second is cancelled. A compressor would end its frame, and what is not whole would look so.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     failures: list[Exception] = []
@@ -206,10 +214,11 @@ async def _piped(
             await first(writer)
         except Exception as error:  # noqa: BLE001 - raised again below
             failures.append(error)
-            tasks.cancel_scope.cancel()
-        else:
-            open_end, writer = writer, -1
-            os.close(open_end)  # the other one sees the end
+            if ends_whole:
+                tasks.cancel_scope.cancel()
+                return
+        open_end, writer = writer, -1
+        os.close(open_end)  # the other one sees the end
 
     try:
         async with anyio.create_task_group() as tasks:
