@@ -200,6 +200,32 @@ def test_a_sandbox_is_tried_by_itself_and_beside_a_store(tmp_path: Path) -> None
     assert not (tmp_path / "pool").exists()
 
 
+def test_what_a_sandbox_left_mounted_is_not_emptied(tmp_path: Path, install: Install) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("kept")
+    source = f"""
+    import subprocess
+    from fakes import FakeSandbox
+
+    class Leaky(FakeSandbox):
+        API = 1
+        Config = FakeSandbox.Config
+
+        async def run(self, config, rootfs, *, log, stdin=None):
+            place = rootfs.parent / "leaked"
+            place.mkdir()
+            subprocess.run(["mount", "--bind", "{victim}", str(place)], check=True)
+    """
+    points = {"obuilder.sandboxes": {"leaky": "leaky_module:Leaky"}}
+    install("acme-leaky", points, {"leaky_module": source})
+    result = run("--sandbox=leaky", "--only", "any other network")
+    assert result.exit_code == 1, result.output
+    assert (victim / "precious").read_text() == "kept"
+    assert str(victim) not in Path("/proc/self/mountinfo").read_text()
+    assert "obuilder-conformance-" not in Path("/proc/self/mountinfo").read_text()
+
+
 def test_a_fetcher_is_tried_with_the_base_that_is_named() -> None:
     result = run("--fetcher=fakefetch")
     assert result.exit_code == 2

@@ -8,6 +8,7 @@ from support.store_tools import built, new_id
 from support.zfs_tools import calls_counted, names_below, zfs
 
 from obuilder.process import run
+from obuilder.result_stream import Header, receive, receive_header
 from obuilder.types import ROOT
 from obuilder_store_zfs import ZfsStore
 
@@ -81,3 +82,36 @@ async def test_obuilders_own_release_of_a_cache_leaves_what_we_can_use(zfs_name:
         async with store.cache("c", user=ROOT) as path:
             assert (path / "file").read_text() == "theirs"
         assert await names_below(f"{zfs_name}/cache") == ["c-c", "c-c@snap"]
+
+
+async def test_a_stream_brings_no_mount_point(zfs_name: str, tmp_path: Path) -> None:
+    """As a hostile one would, to lie over a directory of the machine."""
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "mine").touch()
+    source, stream = f"{zfs_name}-sent", tmp_path / "stream"
+    await zfs("create", source)
+    await zfs("set", "setuid=off", source)
+    point = Path(await zfs("get", "-H", "-o", "value", "mountpoint", source))
+    (point / "rootfs").mkdir()
+    await zfs("snapshot", f"{source}@snap")
+    await zfs("umount", source)
+    await zfs("set", "canmount=noauto", f"mountpoint={evil}", source)
+    id = new_id()
+    with stream.open("w+b") as file:
+        file.write(Header(id=id, format="zfs").line())
+        file.flush()
+        sent = await run(["zfs", "send", "-p", f"{source}@snap"])
+        file.write((await run(["zstd", "-q", "-c"], stdin=sent.stdout)).stdout)
+        file.seek(0)
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
+        async with ZfsStore.open(zfs_name, ZfsStore.Config()) as store:
+            header = await receive_header(file.fileno())
+            async with receive(store, header, file.fileno()) as path:
+                assert path == store.root / "result" / id
+                assert os.path.ismount(path)
+                assert not os.path.ismount(evil)
+            name = f"{zfs_name}/result/{id}"
+            assert await zfs("get", "-H", "-o", "value", "setuid,readonly", name) == "on\non"
+    assert [path.name for path in evil.iterdir()] == ["mine"]
+    await zfs("destroy", "-r", source)

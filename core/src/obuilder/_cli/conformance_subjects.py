@@ -1,10 +1,14 @@
 """What can be tried: a store below its location; a sandbox or fetcher in a temporary directory."""
 
+import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from obuilder._cli.conformance_place import new_location, parents_made, remove_store
 from obuilder._cli.report import say
@@ -12,6 +16,7 @@ from obuilder._core.config import Settings
 from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind
 from obuilder._core.session import load_backend
 from obuilder.errors import ObuilderError
+from obuilder.process import run
 
 __all__ = ["StoreSubject", "Subject", "subject"]
 
@@ -33,9 +38,11 @@ class Subject:
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """A temporary directory for the block; what else is made is removed after it."""
-        with tempfile.TemporaryDirectory(prefix="obuilder-conformance-") as directory:
-            self.directory = Path(directory)
+        self.directory = Path(tempfile.mkdtemp(prefix="obuilder-conformance-"))
+        try:
             yield
+        finally:
+            anyio.run(_remove, self.directory)
 
     async def open_once(self) -> None:
         """What is wrong with the settings is said once, and not by each promise. ObuilderError."""
@@ -85,6 +92,17 @@ class StoreSubject(Subject):
                 await remove_store(self.backend, location, self.config)
             except (ObuilderError, OSError) as error:  # told, and the others are removed
                 say(f"obuilder: {location} remains: {error}")
+
+
+async def _remove(directory: Path) -> None:
+    """Remove it, and nothing of what a backend has left mounted there: that is the machine's."""
+    for line in reversed(Path("/proc/self/mountinfo").read_bytes().splitlines()):
+        place = re.sub(
+            rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), line.split(b" ")[4]
+        )
+        if place.startswith(b"%s/" % os.fsencode(directory)):
+            await run(("umount", "--lazy", "--", os.fsdecode(place)))
+    await run(("rm", "-rf", "--one-file-system", "--", str(directory)))
 
 
 def subject(name: str, settings: Settings) -> Subject:

@@ -16,6 +16,16 @@ RECEIVED = "received"
 """The snapshot that a data set has until it has been looked at: it is no result before."""
 
 _SAID_BYTES = 2000
+_NOT_TAKEN = (
+    "mountpoint",
+    "canmount",
+    "readonly",
+    "sharenfs",
+    "sharesmb",
+    "setuid",
+    "devices",
+    "exec",
+)
 # What `receive` and `send` say if one is no difference to the other.
 _NO_BASE = re.compile(
     r"local origin for clone .* does not exist|does not\s+match incremental source"
@@ -33,11 +43,15 @@ async def send(name: str, sink: int, *, base: str | None) -> None:
 
 async def receive(name: str, source: int, *, base: str | None) -> None:
     """Make a data set, with the snapshot RECEIVED, a clone of that of `base`. StoreError."""
-    # By itself zfs takes any snapshot in the pool that is the same, another store's for one.
-    # zfs-fuse has no such option.
-    origin = ("-o", f"origin={base}@{SNAPSHOT}") if base is not None and is_kernel() else ()
-    argv = ("receive", *origin, f"{name}@{RECEIVED}")
-    await _run(argv, stdin=source, doing=f"receive {name}")
+    how: tuple[str, ...] = ()
+    if is_kernel():  # zfs-fuse has no such options
+        # A stream may bring properties: one that is mounted where it says covers any directory.
+        kept = (word for name in _NOT_TAKEN for word in ("-x", name))
+        how = ("-u", "-h", *kept)
+        if base is not None:
+            # Else zfs takes any snapshot in the pool that is the same, another store's for one.
+            how = (*how, "-o", f"origin={base}@{SNAPSHOT}")
+    await _run(("receive", *how, f"{name}@{RECEIVED}"), stdin=source, doing=f"receive {name}")
 
 
 async def _run(
