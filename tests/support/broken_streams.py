@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from support.streaming import Streaming
+from support.streaming import Differing, Streaming
 
 from obuilder.errors import StoreError
 from obuilder.process import call
@@ -58,8 +58,37 @@ class LeavesACancelledImport(Streaming):
         other.rmdir()
 
 
+class ForgetsTheBase(Differing):
+    CAUGHT_BY = "a_difference_to_a_base_makes_the_whole_result"
+
+    @asynccontextmanager
+    async def import_(
+        self, id: Id, source: int, *, format: str, base: Id | None
+    ) -> AsyncIterator[Path]:
+        async with super().import_(id, source, format=format, base=base) as path:
+            if base is not None:
+                (path / "env").unlink()
+            yield path
+
+
+class TakesWhatIsThereForTheBase(Differing):
+    CAUGHT_BY = "a_difference_without_its_base_makes_no_other_result"
+
+    @asynccontextmanager
+    async def build(self, id: Id, *, base: Id | None = None) -> AsyncIterator[Path]:
+        known = base is not None and await self.result(base) is not None
+        async with super().build(id, base=base if known else None) as path:
+            yield path
+
+    async def check(self, base: Id) -> None:
+        pass
+
+    async def rsync(self, *argv: str) -> None:
+        await call(("rsync", *self.SAME, *argv))
+
+
 BROKEN_STREAMS = [
     kind
     for kind in list(globals().values())
-    if isinstance(kind, type) and issubclass(kind, Streaming) and kind is not Streaming
+    if isinstance(kind, type) and issubclass(kind, Streaming) and kind not in {Differing, Streaming}
 ]

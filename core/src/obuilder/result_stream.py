@@ -1,38 +1,35 @@
 """A result as a stream: a line that says whose it is and how it goes on, then that in zstd.
 
-PLAIN is a tar, which any store with local trees can send and take. It has everything
-that a tree can hold (owners, times to the nanosecond, links, holes, devices,
-ACLs, attributes). Any other is a store's own (`Store.stream_formats`). zstd's
-frame ends with a checksum, so that a stream which is damaged or cut off is
-known from a whole one, whatever is in it.
+What is compressed is that line once more, then a tar (PLAIN), which any store with local
+trees can send and take: it has everything that a tree can hold (owners, times to
+the nanosecond, links, holes, devices, ACLs, attributes); or a stream of the store's own
+(`Store.stream_formats`). zstd's frame ends with a checksum, so that a stream which is
+damaged or cut off is known from a whole one, whatever is in it.
 """
 
 import os
 import re
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any
 
 import anyio
-import anyio.to_thread
 
 from obuilder.errors import ProcessError, StoreError
 from obuilder.interfaces import Store
 from obuilder.process import call
 from obuilder.types import Id
 
-__all__ = ["PLAIN", "Header", "receive", "receive_header", "send"]
+__all__ = ["PLAIN", "Header", "pipe_tool", "receive", "receive_header", "send"]
 
 PLAIN = "tar"
 
-_FIRST, _SECOND = "obuilder-result-1", "obuilder-result-2"
+_MAGIC = "obuilder-result-2"
 _ID = "[0-9a-f]{64}"
-_HEADER = re.compile(
-    rf"(?:{_FIRST} ({_ID}) ({_ID}|-)|{_SECOND} ({_ID}) ({_ID}|-) ([a-z0-9.-]{{1,40}}) ({_ID}|-))\n"
-)
+_HEADER = re.compile(rf"{_MAGIC} ({_ID}) ({_ID}|-) ([a-z0-9.-]{{1,40}}) ({_ID}|-)\n")
 _LONGEST_HEADER = 400
 _ENTRIES = {"env": stat.S_IFREG, "log": stat.S_IFREG, "obuilder.json": stat.S_IFREG}
 _TAR = ("--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*")
@@ -41,8 +38,6 @@ _EXTRACT = ("tar", "--extract", "--same-owner", "--same-permissions", *_TAR)
 _COMPRESS = ("zstd", "--quiet", "--threads=0", "-3")
 _DECOMPRESS = ("zstd", "--quiet", "--decompress", "--stdout")
 _STDERR_BYTES = 2000
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +53,9 @@ class Header:
     base: Id | None = None
 
     def line(self) -> bytes:
-        """What a stream begins with; a plain one as the first version wrote it."""
-        text = f"{self.id} {self.parent or '-'}"
-        if self.format == PLAIN:
-            return f"{_FIRST} {text}\n".encode()
-        return f"{_SECOND} {text} {self.format} {self.base or '-'}\n".encode()
+        """What a stream begins with."""
+        words = (_MAGIC, self.id, self.parent or "-", self.format, self.base or "-")
+        return f"{' '.join(words)}\n".encode()
 
 
 async def send(store: Store[Any], header: Header, sink: int) -> None:
@@ -74,49 +67,57 @@ async def send(store: Store[Any], header: Header, sink: int) -> None:
     if path is None:
         raise StoreError(f"there is no result {header.id}", code="store.unknown-id")
     doing = f"send result {header.id}"
+    if header.format == PLAIN and not (path / "rootfs").is_dir():
+        raise StoreError(f"cannot {doing}: its root is no local tree", code="store.stream")
+
+    async def write(pipe: int) -> None:
+        await _write_header(header, pipe, doing=doing)
+        if header.format == PLAIN:
+            argv = [*_CREATE, "-C", str(path), "--", *sorted(os.listdir(path))]
+            await pipe_tool(argv, stdout=pipe, doing=doing)
+        else:
+            await store.export(header.id, pipe, format=header.format, base=header.base)
+
+    async def compress(pipe: int) -> None:
+        await pipe_tool(_COMPRESS, stdin=pipe, stdout=sink, doing=doing)
+
+    await _write_header(header, sink, doing=doing)
+    await _piped(write, compress)
+
+
+async def _write_header(header: Header, sink: int, *, doing: str) -> None:
     try:
-        await anyio.to_thread.run_sync(os.write, sink, header.line(), abandon_on_cancel=True)
+        await _ready(anyio.wait_writable, sink)
+        # Shorter than PIPE_BUF: all of it, and at once; pipe(7).
+        os.write(sink, header.line())
     except OSError as error:
         raise StoreError(f"cannot {doing}: {error.strerror}") from error
-    compress = _Program(_COMPRESS, doing=doing)
-    if header.format == PLAIN:
-        if not (path / "rootfs").is_dir():
-            raise StoreError(f"cannot {doing}: its root is no local tree", code="store.stream")
-        argv = [*_CREATE, "-C", str(path), "--", *sorted(os.listdir(path))]
-        tar = _Program(argv, doing=doing)
-        await _piped(
-            lambda pipe: tar.run(None, pipe),
-            lambda pipe: compress.run(pipe, sink),
-            ends_whole=True,
-        )
-    else:
-        await _piped(
-            lambda pipe: store.export(header.id, pipe, format=header.format, base=header.base),
-            lambda pipe: compress.run(pipe, sink),
-            ends_whole=True,
-        )
 
 
 async def receive_header(source: int) -> Header:
     """What a stream begins with. StoreError if it is none."""
-
-    def read() -> bytes:
-        line = b""
+    line = b""
+    try:
         # Byte by byte: what follows is another program's.
         while not line.endswith(b"\n") and len(line) < _LONGEST_HEADER:
+            await _ready(anyio.wait_readable, source)
             byte = os.read(source, 1)
             if not byte:
                 break
             line += byte
-        return line
-
-    line = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+    except OSError as error:
+        raise StoreError(f"cannot read a stream: {error.strerror}") from error
     match = _HEADER.fullmatch(line.decode("ascii", "replace"))
     if match is None:
         raise StoreError("this is not a stream of a result", code="store.stream")
-    first = (match[1], match[2], PLAIN, "-")
-    id, parent, format, base = first if match[1] else match.group(3, 4, 5, 6)
+    id, parent, format, base = match.groups()
     return Header(id=Id(id), parent=_id(parent), format=format, base=_id(base))
+
+
+async def _ready(wait: Callable[[int], Awaitable[None]], descriptor: int) -> None:
+    # What epoll refuses is always ready: files, for one; epoll_ctl(2).
+    with suppress(PermissionError):
+        await wait(descriptor)
 
 
 def _id(text: str) -> Id | None:
@@ -131,28 +132,59 @@ async def receive(store: Store[Any], header: Header, source: int) -> AsyncIterat
     if anything is wrong. Before: the caller holds the lock of the id.
     """
     doing = "receive a result"
-    decompress = _Program(_DECOMPRESS, doing=doing)
-    async with AsyncExitStack() as stack:
-        if header.format == PLAIN:
-            directory = await stack.enter_async_context(store.build(header.id))
-            tar = _Program([*_EXTRACT, "-C", str(directory)], doing=doing)
-            await _piped(
-                lambda pipe: decompress.run(source, pipe), lambda pipe: tar.run(pipe, None)
-            )
-        else:
-            if header.format not in store.stream_formats:
-                raise StoreError(
-                    f"the store {store.root} takes no stream of the format {header.format!r}",
-                    hint="have it sent again as a plain one",
-                    code="store.stream",
-                )
-            directory = await _piped(
-                lambda pipe: decompress.run(source, pipe),
-                lambda pipe: stack.enter_async_context(
-                    store.import_(header.id, pipe, format=header.format, base=header.base)
-                ),
-            )
-        _check(directory, is_local=header.format == PLAIN)
+    if header.format != PLAIN and header.format not in store.stream_formats:
+        raise StoreError(
+            f"the store {store.root} takes no stream of the format {header.format!r}",
+            hint="have it sent again as a plain one",
+            code="store.stream",
+        )
+    failures: list[Exception] = []
+    ended = anyio.Event()
+    reader, writer = _pipe()
+
+    async def decompress() -> None:
+        try:
+            await pipe_tool(_DECOMPRESS, stdin=source, stdout=writer.fileno(), doing=doing)
+        except Exception as error:  # noqa: BLE001 - raised again outside the task group
+            failures.append(error)
+        writer.close()
+        ended.set()
+
+    with reader, writer:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(decompress)
+            try:
+                await _agree(header, reader.fileno())
+                async with _taken(store, header, reader.fileno(), doing=doing) as directory:
+                    reader.close()  # more than was taken is a failure of the other
+                    await ended.wait()
+                    _raise_first(failures)
+                    _check(directory, is_local=header.format == PLAIN)
+                    yield directory
+            except Exception as error:  # noqa: BLE001 - raised again outside the task group
+                failures.append(error)
+            tasks.cancel_scope.cancel()
+    _raise_first(failures)
+
+
+async def _agree(header: Header, pipe: int) -> None:
+    # The line in front has no checksum; this one has.
+    if await receive_header(pipe) != header:
+        raise StoreError("the stream is damaged: it begins twice, not alike", code="store.stream")
+
+
+def _taken(
+    store: Store[Any], header: Header, pipe: int, *, doing: str
+) -> AbstractAsyncContextManager[Path]:
+    if header.format != PLAIN:
+        return store.import_(header.id, pipe, format=header.format, base=header.base)
+    return _extracted(store, header.id, pipe, doing=doing)
+
+
+@asynccontextmanager
+async def _extracted(store: Store[Any], id: Id, pipe: int, *, doing: str) -> AsyncIterator[Path]:
+    async with store.build(id) as directory:
+        await pipe_tool([*_EXTRACT, "-C", str(directory)], stdin=pipe, doing=doing)
         yield directory
 
 
@@ -172,67 +204,63 @@ def _check(directory: Path, *, is_local: bool) -> None:
         raise StoreError("the stream holds no root file system", code="store.stream")
 
 
-@dataclass(frozen=True, slots=True)
-class _Program:
-    argv: Sequence[str]
-    doing: str
+def _pipe() -> tuple[IO[bytes], IO[bytes]]:
+    reader, writer = os.pipe()
+    return os.fdopen(reader, "rb"), os.fdopen(writer, "wb")
 
-    async def run(self, stdin: int | None, stdout: int | None) -> None:
-        """Run it to its end. StoreError in its own words."""
-        said = os.memfd_create("stderr")
-        try:
-            status = await call(self.argv, stdin=stdin, stdout=stdout, stderr=said)
-            if status:
-                text = os.pread(said, _STDERR_BYTES, 0).decode("utf-8", "backslashreplace")
-                why = text.strip() or f"{self.argv[0]} ended with status {status}"
-                raise StoreError(f"cannot {self.doing}: {why}", code="store.stream")
-        except ProcessError as error:
-            hint = f"apt-get install {self.argv[0]}"
-            raise StoreError(f"cannot {self.doing}: {error.what}", hint=hint) from error
-        finally:
-            os.close(said)
+
+async def pipe_tool(
+    argv: Sequence[str], *, doing: str, stdin: int | None = None, stdout: int | None = None
+) -> None:
+    """Run a store's helper program on descriptors, to its end.
+
+    StoreError, with what was being done and the program's own words, if it fails.
+    """
+    said = os.memfd_create("stderr")
+    try:
+        status = await call(argv, stdin=stdin, stdout=stdout, stderr=said)
+        text = os.pread(said, _STDERR_BYTES, 0).decode("utf-8", "backslashreplace").strip()
+    except ProcessError as error:
+        hint = error.hint or f"apt-get install {argv[0]}"
+        raise StoreError(f"cannot {doing}: {error.what}", hint=hint) from error
+    finally:
+        os.close(said)
+    if status:
+        why = text or f"{argv[0]} ended with status {status}"
+        raise StoreError(f"cannot {doing}: {why}", code="store.stream")
 
 
 async def _piped(
-    first: Callable[[int], Awaitable[None]],
-    second: Callable[[int], Awaitable[T]],
-    *,
-    ends_whole: bool = False,
-) -> T:
+    first: Callable[[int], Awaitable[None]], second: Callable[[int], Awaitable[None]]
+) -> None:
     """Run both, the output of one into the other. The error of whichever failed first.
 
-    `ends_whole`: the end of the output is only seen if all of it was written, else the
-    second is cancelled. A compressor would end its frame, and what is not whole would look so.
+    The end of the output is only seen if all of it was written, else the second is cancelled:
+    a compressor would end its frame, and what is not whole would look so.
     """
-    reader, writer = os.pipe2(os.O_CLOEXEC)
     failures: list[Exception] = []
-    found: list[T] = []
+    reader, writer = _pipe()
 
     async def write() -> None:
-        nonlocal writer
         try:
-            await first(writer)
-        except Exception as error:  # noqa: BLE001 - raised again below
+            await first(writer.fileno())
+        except Exception as error:  # noqa: BLE001 - raised again outside the task group
             failures.append(error)
-            if ends_whole:
-                tasks.cancel_scope.cancel()
-                return
-        open_end, writer = writer, -1
-        os.close(open_end)  # the other one sees the end
+            tasks.cancel_scope.cancel()
+        else:
+            writer.close()
 
-    try:
+    with reader, writer:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(write)
             try:
-                # In this task: what it opens is closed by the caller.
-                found.append(await second(reader))
-            except Exception as error:  # noqa: BLE001 - raised again below
+                await second(reader.fileno())
+            except Exception as error:  # noqa: BLE001 - raised again outside the task group
                 failures.append(error)
-            finally:
-                os.close(reader)  # the other one sees that nobody reads any more
-    finally:
-        if writer != -1:
-            os.close(writer)
+            reader.close()  # the other one sees that nobody reads any more
+    _raise_first(failures)
+
+
+def _raise_first(failures: Sequence[Exception]) -> None:
     if failures:
         raise failures[0]
-    return found[0]

@@ -299,13 +299,24 @@ async def test_what_is_sent_on_a_base_shares_with_it(zfs_name: str, tmp_path: Pa
     ):
         base = await built(here)
         child, orphan = await built(here, base=base), await built(here)
-        for id, since in ((base, None), (child, base)):
-            await _moved(here, there, id, base=since, stream=tmp_path / "stream")
-        origin = await zfs("get", "-H", "-o", "value", "origin", f"{dataset(there)}/result/{child}")
-        # zfs-fuse takes either store's.
-        store = f"{dataset(there)}/" if is_kernel() else ""
-        assert origin.startswith(store)
-        assert origin.endswith(f"result/{base}@snap")
+        stream = tmp_path / "stream"
+        await _moved(here, there, base, base=None, stream=stream)
+        with stream.open("w+b") as file:
+            await here.export(child, file.fileno(), format="zfs", base=base)
+            file.seek(0)
+            with pytest.raises(StoreError, match="goes on from"):
+                async with there.import_(child, file.fileno(), format="zfs", base=None):
+                    pytest.fail("it took a base that it was not told of")
+        assert await there.leftovers() == []
+        try:
+            await _moved(here, there, child, base=base, stream=stream)
+        except StoreError as error:
+            # zfs-fuse goes on from whichever store's it finds first.
+            assert (error.code, is_kernel()) == ("store.stream-base", False)  # noqa: PT017
+        else:
+            result = f"{dataset(there)}/result"
+            origin = await zfs("get", "-H", "-o", "value", "origin", f"{result}/{child}")
+            assert origin == f"{result}/{base}@snap"
         with pytest.raises(StoreError) as caught:
             await _moved(here, there, orphan, base=base, stream=tmp_path / "stream")
         assert caught.value.code == "store.stream-base", caught.value.what

@@ -254,8 +254,9 @@ class Builder:
     async def import_(self, id: Id, source: int) -> bool:
         """Take the result `id` from a stream; False if the store has it already.
 
-        The whole tree is stored, whatever the store has of its bases. StoreError
-        if the stream is damaged, cut off, or another result's; then nothing has changed.
+        The whole tree is stored, whatever the store has of its bases, unless the stream is
+        one of the store's own and holds a difference. StoreError if it is damaged, cut
+        off, or another result's, or its base is not here; then nothing has changed.
         """
         return await self._mover.import_(id, source)
 

@@ -114,9 +114,20 @@ class Mover:
                 return False
             async with receive(self._store, header, source) as directory:
                 known = await anyio.to_thread.run_sync(read_side_file, directory, id)
+                # The sender's database may have known less than the result does.
+                parent, record = known or (header.parent, None)
+                if header.parent not in {None, parent}:
+                    raise StoreError(
+                        f"the stream says that {id} was built on {header.parent}, "
+                        f"and the result in it says {parent}",
+                        code="store.stream",
+                    )
             with anyio.CancelScope(shield=True):
-                record = known[1] if known else None
-                await self._database.adopt(id, parent=header.parent, record=record)
+                try:
+                    await self._database.adopt(id, parent=parent, record=record)
+                except BaseException:
+                    await self._store.delete(id)
+                    raise
             return True
 
 

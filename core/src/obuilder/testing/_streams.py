@@ -14,6 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from obuilder.errors import StoreError
+from obuilder.process import run
 from obuilder.result_stream import PLAIN, Header, receive, receive_header, send
 from obuilder.testing._tools import LIMIT_S, AnyStore, Bench, new_id
 from obuilder.types import Id
@@ -65,6 +66,43 @@ class StreamPromises:
                     await _import(store, id, whole)
                 assert await store.result(id) is not None
 
+    async def test_a_difference_to_a_base_makes_the_whole_result(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            for format in store.stream_formats:
+                base = await _rich(bench, store)
+                id = await bench.built(store, "child", base=base)
+                expected = await _described(bench, store, id)
+                async with _exported(store, id, format=format, base=base) as stream:
+                    await store.delete(id)
+                    await _import(store, id, stream)
+                assert await _described(bench, store, id) == expected, format
+                try:
+                    await store.delete(base)
+                except StoreError:  # it may refuse as long as others need it
+                    assert await store.result(base) is not None
+                assert await _described(bench, store, id) == expected, format
+                await store.delete(id)
+                await store.delete(base)
+
+    async def test_a_difference_without_its_base_makes_no_other_result(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            for format in store.stream_formats:
+                base, other = await _rich(bench, store), await bench.built(store, "other")
+                id = await bench.built(store, "child", base=base)
+                expected = await _described(bench, store, id)
+                async with _exported(store, id, format=format, base=base) as stream:
+                    await store.delete(id)
+                    elsewhere = stream.with_name("elsewhere")
+                    elsewhere.write_bytes(await _based_on(other, stream.read_bytes()))
+                    await _import_or_refuse(bench, store, id, stream=elsewhere, expected=expected)
+                    await store.delete(id)
+                    await store.delete(base)
+                    code = await _import_or_refuse(
+                        bench, store, id, stream=stream, expected=expected
+                    )
+                # By this code a sender knows that the whole result would do.
+                assert code in {None, "store.stream-base"}, format
+
     async def test_an_import_that_is_cancelled_leaves_nothing(self, bench: Bench) -> None:
         async with bench.open_store() as store:
             for format in _formats(bench, store):
@@ -101,12 +139,38 @@ async def _described(bench: Bench, store: AnyStore, id: Id) -> tuple[object, ...
     return tree, (path / "log").read_bytes(), (path / "env").read_text()
 
 
+async def _import_or_refuse(
+    bench: Bench, store: AnyStore, id: Id, *, stream: Path, expected: tuple[object, ...]
+) -> str | None:
+    """The code of the refusal, after which there is nothing; None: the result is as it was."""
+    try:
+        await _import(store, id, stream)
+    except StoreError as error:
+        assert await store.result(id) is None
+        assert list(await store.leftovers()) == []
+        return error.code
+    assert await _described(bench, store, id) == expected
+    return None
+
+
+async def _based_on(base: Id, stream: bytes) -> bytes:
+    """A stream as it would be if its sender named another base."""
+    line, _, compressed = stream.partition(b"\n")
+    other = b" ".join([*line.split(b" ")[:-1], base.encode()])
+    whole = (await run(("zstd", "--decompress"), stdin=compressed)).stdout
+    assert whole.startswith(line)
+    again = await run(("zstd",), stdin=other + whole.removeprefix(line))
+    return other + b"\n" + again.stdout
+
+
 @asynccontextmanager
-async def _exported(store: AnyStore, id: Id, *, format: str) -> AsyncIterator[Path]:
+async def _exported(
+    store: AnyStore, id: Id, *, format: str, base: Id | None = None
+) -> AsyncIterator[Path]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "stream")
         with path.open("wb") as file, anyio.fail_after(LIMIT_S):  # noqa: ASYNC230 - a file of its own
-            await send(store, Header(id=id, format=format), file.fileno())
+            await send(store, Header(id=id, format=format, base=base), file.fileno())
         yield path
 
 
@@ -160,4 +224,13 @@ def _spoilt(whole: bytes) -> list[bytes]:
         whole[:at] + bytes(byte ^ 0xFF for byte in whole[at : at + 16]) + whole[at + 16 :]
         for at in places
     ]
-    return [*flipped, *(whole[:at] for at in places), whole[:-1], whole[:start], whole + b"more"]
+    # The parent, which nothing in the result need tell.
+    other = whole.replace(b" - ", b" " + b"0" * 64 + b" ", 1)
+    return [
+        other,
+        *flipped,
+        *(whole[:at] for at in places),
+        whole[:-1],
+        whole[:start],
+        whole + b"more",
+    ]

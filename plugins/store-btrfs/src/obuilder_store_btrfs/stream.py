@@ -1,18 +1,16 @@
 """btrfs's own streams: `btrfs send` and `btrfs receive`, whole or as the difference to a parent."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from obuilder.errors import ProcessError, StoreError
-from obuilder.process import call
+from obuilder.errors import StoreError
+from obuilder.result_stream import pipe_tool
 
 __all__ = ["FORMAT", "receive", "send"]
 
 FORMAT = "btrfs"
 
 _NO_PARENT = "cannot find parent subvolume"
-_SAID_BYTES = 2000
 
 
 async def send(path: Path, sink: int, *, base: Path | None) -> None:
@@ -37,15 +35,9 @@ async def receive(directory: Path, source: int) -> Path:
 async def _run(
     argv: Sequence[str], *, doing: str, stdin: int | None = None, stdout: int | None = None
 ) -> None:
-    said = os.memfd_create("stderr")
     try:
-        status = await call(("btrfs", *argv), stdin=stdin, stdout=stdout, stderr=said)
-        text = os.pread(said, _SAID_BYTES, 0).decode("utf-8", "backslashreplace").strip()
-    except ProcessError as error:
-        raise StoreError(f"cannot {doing}: {error.what}", hint=error.hint) from error
-    finally:
-        os.close(said)
-    if status:
-        why = text or f"btrfs ended with status {status}"
-        code = "store.stream-base" if _NO_PARENT in text else "store.stream"
-        raise StoreError(f"cannot {doing}: {why}", code=code)
+        await pipe_tool(("btrfs", *argv), stdin=stdin, stdout=stdout, doing=doing)
+    except StoreError as error:
+        if _NO_PARENT in error.what:
+            error.code = "store.stream-base"
+        raise

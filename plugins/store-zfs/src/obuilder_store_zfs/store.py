@@ -206,8 +206,9 @@ class ZfsStore(DirectoryStore["ZfsStore.Config"]):
         async with self._locks.hold(f"build-{id}"):
             await self.remove_tree(path)
             try:
-                origin = None if base is None else self._datasets.of(await self._base(base))
+                origin = None if base is None else await self._stream_base(base)
                 await stream.receive(name, source, base=origin)
+                await self._check_origin(path, origin)
                 await self._datasets.mount(path)
                 yield path
                 with anyio.CancelScope(shield=True):
@@ -218,6 +219,24 @@ class ZfsStore(DirectoryStore["ZfsStore.Config"]):
                 with anyio.CancelScope(shield=True):
                     await self._abandon(path, error)
                 raise
+
+    async def _stream_base(self, id: Id) -> str:
+        path = await self.result(id)
+        if path is None:
+            what = f"the base {id} is not in the store {self.root}"
+            raise StoreError(what, code="store.stream-base")
+        return self._datasets.of(path)
+
+    async def _check_origin(self, path: Path, base: str | None) -> None:
+        # If a stream holds a difference, zfs looks for what it goes on from in the whole pool.
+        found = await self._datasets.origin(path)
+        wanted = None if base is None else f"{base}@{SNAPSHOT}"
+        if found != wanted:
+            raise StoreError(
+                f"the stream goes on from {found or 'nothing'}, wanted is {wanted or 'nothing'}",
+                hint="have the whole result sent",
+                code="store.stream" if base is None else "store.stream-base",
+            )
 
     async def erase(self) -> None:
         with anyio.CancelScope(shield=True):

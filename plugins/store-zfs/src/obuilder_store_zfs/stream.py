@@ -1,11 +1,10 @@
 """ZFS's own streams: `zfs send` and `zfs receive`, whole or as the difference to the origin."""
 
-import os
 import re
 from collections.abc import Sequence
 
-from obuilder.errors import ProcessError, StoreError
-from obuilder.process import call
+from obuilder.errors import StoreError
+from obuilder.result_stream import pipe_tool
 from obuilder_store_zfs.program import SNAPSHOT, is_kernel
 
 __all__ = ["FORMAT", "RECEIVED", "receive", "send"]
@@ -15,7 +14,6 @@ FORMAT = "zfs"
 RECEIVED = "received"
 """The snapshot that a data set has until it has been looked at: it is no result before."""
 
-_SAID_BYTES = 2000
 _NOT_TAKEN = (
     "mountpoint",
     "canmount",
@@ -57,15 +55,9 @@ async def receive(name: str, source: int, *, base: str | None) -> None:
 async def _run(
     argv: Sequence[str], *, doing: str, stdin: int | None = None, stdout: int | None = None
 ) -> None:
-    said = os.memfd_create("stderr")
     try:
-        status = await call(("zfs", *argv), stdin=stdin, stdout=stdout, stderr=said)
-        text = os.pread(said, _SAID_BYTES, 0).decode("utf-8", "backslashreplace").strip()
-    except ProcessError as error:
-        raise StoreError(f"cannot {doing}: {error.what}", hint=error.hint) from error
-    finally:
-        os.close(said)
-    if status:
-        why = text or f"zfs ended with status {status}"
-        code = "store.stream-base" if _NO_BASE.search(text) else "store.stream"
-        raise StoreError(f"cannot {doing}: {why}", code=code)
+        await pipe_tool(("zfs", *argv), stdin=stdin, stdout=stdout, doing=doing)
+    except StoreError as error:
+        if _NO_BASE.search(error.what):
+            error.code = "store.stream-base"
+        raise
