@@ -19,7 +19,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from obuilder_store_zfs.program import runs_zfs
+from obuilder.testing._traces import mounts
+from obuilder_store_zfs.program import Failure, runs_zfs
 
 __all__ = ["kernel_has_zfs", "record_zfs", "zfs_name", "zfs_pool"]
 
@@ -93,9 +94,23 @@ def _pool(directory: Path) -> Iterator[str]:
         try:
             yield name
         finally:
-            argv = ("zpool", "destroy", "-f", name)
-            anyio.run(partial(runs_zfs, argv, doing="cannot destroy the pool"))
+            _destroy(name, directory)
             image.unlink()
+
+
+def _destroy(name: str, directory: Path) -> None:
+    argv = ("zpool", "destroy", "-f", name)
+    try:
+        anyio.run(partial(runs_zfs, argv, doing="cannot destroy the pool"))
+    except Failure as error:
+        if kernel_has_zfs():
+            raise
+        # zfs-fuse now and then, while other programs have mount namespaces with the pool in them.
+        # It goes with the daemon.
+        _used.append(f"zfs-fuse, which did not let go of its pool: {error.what}")
+        places = (line.split()[4] for line in mounts(directory))
+        for place in sorted(places, reverse=True):  # what lies deeper first
+            _try("umount", "--lazy", place)
 
 
 @contextmanager
