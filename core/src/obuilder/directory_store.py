@@ -197,6 +197,9 @@ class DirectoryStore(Store[C]):
     def cache(self, name: str, *, user: User) -> AbstractAsyncContextManager[Path]:
         return self._caches.use(name, user=user)
 
+    def cache_was_kept(self, copy: Path) -> bool | None:
+        return self._caches.was_kept(copy)
+
     async def caches(self) -> Sequence[str]:
         return await self._caches.names()
 

@@ -5,6 +5,7 @@ Everything that a person sees is made from these; the builder knows no renderer.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from obuilder.spec.ast import Op
 from obuilder.types import Id
@@ -21,6 +22,7 @@ __all__ = [
     "StageStarted",
     "StepFinished",
     "StepStarted",
+    "Waiting",
 ]
 
 
@@ -85,6 +87,18 @@ class Note(Event):
     """Something that the step's backend tells and the log does not keep."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting(Event):
+    """The step waits, for more than a second already, for `what`.
+
+    Process `pid` has it since `since`; None: a process that cannot be seen from here.
+    """
+
+    what: str
+    pid: int | None
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,6 +131,14 @@ class Store(ABC, Generic[C]):
         Concurrency: any number of copies at once, in any number of processes.
         """
 
+    def cache_was_kept(self, copy: Path) -> bool | None:
+        """Whether a copy, whose block of `cache` has ended, became the newest version.
+
+        Asked once for each, at once. None: this store does not tell.
+        """
+        del copy
+        return None
+
     @abstractmethod
     async def caches(self) -> Sequence[str]:
         """The names of all caches, each of which `delete_cache` accepts."""

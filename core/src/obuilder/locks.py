@@ -17,8 +17,11 @@ that died in the middle of what it did: the list of these is the crash journal.
 import errno
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -27,7 +30,12 @@ from obuilder._inherited import inherited
 from obuilder.errors import StoreError
 from obuilder.types import Id
 
-__all__ = ["Locks", "use_lock"]
+__all__ = ["Holder", "Locks", "OnWait", "use_lock"]
+
+TELL_AFTER_S = 1.0
+"""How long a wait for a lock may take before it is told."""
+
+_UNMARKED, _MARKED = 0o600, 0o640
 
 
 def use_lock(id: Id) -> str:
@@ -36,6 +44,18 @@ def use_lock(id: Id) -> str:
     That of making or deleting it is the id itself.
     """
     return f"use-{id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a lock, and since when. `pid` None: it cannot be seen from here."""
+
+    pid: int | None
+    since: datetime
+
+
+OnWait = Callable[[Holder], Awaitable[None]]
+"""Told of a wait that takes longer than `TELL_AFTER_S`, once."""
 
 
 class Locks:
@@ -50,15 +70,29 @@ class Locks:
 
     @asynccontextmanager
     async def hold(
-        self, name: str, *, shared: bool = False, inherit: bool = True
+        self,
+        name: str,
+        *,
+        shared: bool = False,
+        inherit: bool = True,
+        on_wait: OnWait | None = None,
     ) -> AsyncIterator[None]:
         """Hold a lock for the block, waiting for it as long as it takes.
 
         `shared`: with others who hold it shared. `inherit`: helpers that are started
-        in the block have it too; not for a block that another task may end. Raises
-        StoreError if the file system refuses. Cancelling stops the wait at once.
+        in the block have it too; not for a block that another task may end. `on_wait` is
+        told if it takes long. Raises StoreError if the file system refuses.
+        Cancelling stops the wait at once.
         """
         descriptor = self._try(name, shared=shared)
+        if descriptor is None and on_wait is not None:
+            # No await lies between getting the lock and the end of this block: none is lost.
+            with anyio.move_on_after(TELL_AFTER_S):
+                while descriptor is None:
+                    descriptor = await self._wait(name, shared=shared)
+            holder = self.holder(name) if descriptor is None else None
+            if holder is not None:
+                await on_wait(holder)
         while descriptor is None:
             descriptor = await self._wait(name, shared=shared)
         try:
@@ -81,6 +115,35 @@ class Locks:
             if descriptor is not None:
                 self._release(name, descriptor)
 
+    def holder(self, name: str) -> Holder | None:
+        """Who holds a lock, or one of those who hold it shared; None: nobody, as far as is seen."""
+        since = self.since(name)
+        return None if since is None else Holder(pid=_locker(self.path(name)), since=since)
+
+    def since(self, name: str) -> datetime | None:
+        """When a lock was taken alone, or by the first who share it; None: nobody has it."""
+        try:
+            # Each holder makes the file anew, as the last one had removed it.
+            return datetime.fromtimestamp(self.path(name).stat().st_mtime, UTC)
+        except OSError:  # it has been released
+            return None
+
+    def path(self, name: str) -> Path:
+        """Where the file of a lock lies, while it is held."""
+        return self._directory / name
+
+    def mark(self, name: str) -> None:
+        """Show those who wait for a lock that is held alone that its holder has got somewhere."""
+        with suppress(OSError):  # the store has vanished: who holds the lock finds out
+            self.path(name).chmod(_MARKED)
+
+    def is_marked(self, name: str) -> bool:
+        """Whether the holder of a lock has marked it."""
+        try:
+            return stat.S_IMODE(self.path(name).stat().st_mode) == _MARKED
+        except OSError:  # it has been released
+            return False
+
     def names(self) -> list[str]:
         """The locks that are held, or were by a process that died."""
         try:
@@ -97,7 +160,7 @@ class Locks:
         while True:
             try:
                 with suppress(FileExistsError):  # the usual case while others wait
-                    os.mkfifo(path, 0o600)
+                    os.mkfifo(path, _UNMARKED)
                 descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
                 if not self._directory.is_dir():
@@ -117,6 +180,8 @@ class Locks:
                     return None
                 raise StoreError(f"cannot lock {path}: {error.strerror}") from error
             if _is_same(descriptor, path):
+                if not shared:
+                    _take_over(descriptor)
                 return descriptor
             os.close(descriptor)
 
@@ -154,6 +219,13 @@ def _kind(*, shared: bool) -> int:
     return fcntl.LOCK_SH if shared else fcntl.LOCK_EX
 
 
+def _take_over(descriptor: int) -> None:
+    # A dead holder leaves its file, with its time and its mark.
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) == _MARKED:
+        os.fchmod(descriptor, _UNMARKED)
+    os.utime(descriptor)
+
+
 def _is_same(descriptor: int, path: Path) -> bool:
     try:
         named = path.stat()
@@ -161,3 +233,23 @@ def _is_same(descriptor: int, path: Path) -> bool:
         return False
     opened = os.fstat(descriptor)
     return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
+
+
+def _locker(path: Path) -> int | None:
+    """The process that made a lock, by proc_locks(5), whose devices are not stat(2)'s on btrfs."""
+    try:
+        inode = path.stat().st_ino
+    except OSError:  # it has been released
+        return None
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        # "1: FLOCK ADVISORY WRITE 708 00:13:16 0 EOF"; one who waits has an arrow before FLOCK.
+        if words[1] == "FLOCK" and words[5].endswith(f":{inode}") and _has_open(words[4], path):
+            return int(words[4])
+    return None
+
+
+def _has_open(pid: str, path: Path) -> bool:
+    with suppress(OSError):  # one has ended, or is another user's
+        return any(entry.samefile(path) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    return False

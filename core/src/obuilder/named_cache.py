@@ -122,6 +122,7 @@ class NamedCaches:
         self._records.mkdir(parents=True, exist_ok=True)
         self._locks = Locks(state_dir / "locks")
         self._naming = naming or CacheNaming()
+        self._lost: set[Path] = set()
 
     async def exists(self, cache: Path) -> bool:
         """Whether a cache, or a copy of one, is there."""
@@ -172,10 +173,18 @@ class NamedCaches:
                         async with self._locks.hold(f"cache-{file_name}"):
                             if self._generation(file_name) == generation:
                                 await self._publish(name, copy, generation=generation + 1)
+                            else:
+                                self._lost.add(copy)
             finally:
                 with anyio.CancelScope(shield=True):
                     # The copy that lost, or the version that was replaced.
                     await self._store.remove_cache(copy)
+
+    def was_kept(self, copy: Path) -> bool:
+        """Whether a copy, whose block has ended, became the newest version. Asked once."""
+        kept = copy not in self._lost
+        self._lost.discard(copy)
+        return kept
 
     async def delete(self, name: str) -> None:
         """Remove a cache. CacheBusy while a copy of it is in use."""

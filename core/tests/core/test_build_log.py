@@ -13,11 +13,12 @@ from support.builds import descriptors
 
 from obuilder import process
 from obuilder._core.build_log import StepLog, read_chunks
+from obuilder._core.pieces import Piece
 from obuilder.errors import StoreError
 
 pytestmark = pytest.mark.anyio
 
-Pieces = list[bytes | str]
+Pieces = list[Piece]
 
 
 async def followed(log: StepLog) -> Pieces:
@@ -182,6 +183,7 @@ async def test_a_command_that_floods_its_output_can_be_cancelled(log: StepLog) -
         seen = 0
         async with aclosing(log.follow()) as pieces:
             async for piece in pieces:
+                assert isinstance(piece, bytes)
                 seen += len(piece)
                 if seen > 1_000_000:
                     enough.set()
@@ -234,6 +236,7 @@ async def test_a_command_on_a_full_disk_is_ended_and_the_error_is_the_disks(
         assert caught.value.code == "store.log-write"
         log.close()
         (kept,) = await followed(log)
+        assert isinstance(kept, bytes)
         assert len(kept) == 65536
     finally:
         log.dispose()

@@ -12,7 +12,8 @@ from anyio.abc import TaskGroup
 from support.builds import descriptors
 
 from obuilder._core.build_log import StepLog
-from obuilder._core.inflight import Inflight, Outcome
+from obuilder._core.inflight import Followers, Inflight, Outcome
+from obuilder._core.pieces import Piece
 from obuilder.errors import BuildError, StoreError
 from obuilder.types import Id
 
@@ -25,7 +26,7 @@ ID = Id("id")
 class Client:
     """One follower in a task of its own."""
 
-    seen: list[bytes | str] = field(default_factory=list)
+    seen: list[Piece] = field(default_factory=list)
     outcome: Outcome | None = None
     error: Exception | None = None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -33,7 +34,7 @@ class Client:
     got: anyio.Event = field(default_factory=anyio.Event)
     waiting_for: bytes = b""
 
-    async def sink(self, piece: bytes | str) -> None:
+    async def sink(self, piece: Piece) -> None:
         self.seen.append(piece)
         if self.waiting_for in self.output:
             self.got.set()
@@ -67,10 +68,10 @@ class Bench:
     runs: int = 0
     in_cleanup: anyio.Event = field(default_factory=anyio.Event)
 
-    async def work(self, publish: Callable[[StepLog], None]) -> Outcome:
+    async def work(self, followers: Followers) -> Outcome:
         run, self.runs = self.runs, self.runs + 1
         log = StepLog(self.directory / "log")
-        publish(log)
+        followers.publish(log)
         try:
             await log.output(b"begun")
             self.started[run].set()
@@ -231,9 +232,9 @@ async def test_who_attaches_just_as_the_step_fails_gets_log_and_error(
         attached: list[Client] = []
         failure = BuildError("no")
 
-        async def work(publish: Callable[[StepLog], None]) -> Outcome:
+        async def work(followers: Followers) -> Outcome:
             log = StepLog(bench.directory / "log")
-            publish(log)
+            followers.publish(log)
             await log.output(b"all")
             log.close()
             # The file's descriptor is free now, and so for anybody.
@@ -264,7 +265,7 @@ async def test_who_attaches_just_as_the_step_fails_gets_log_and_error(
 async def test_a_step_that_has_no_log_is_shared_too(open_bench: OpenBench) -> None:
     async with open_bench() as bench:
 
-        async def work(publish: Callable[[StepLog], None]) -> Outcome:
+        async def work(followers: Followers) -> Outcome:
             await bench.go_on.wait()
             return Outcome(path=bench.directory, cached=True)
 
@@ -289,7 +290,7 @@ async def test_a_client_whose_sink_fails_leaves_alone(open_bench: OpenBench) -> 
         other = bench.client()
         await other.got.wait()
 
-        async def fail(piece: bytes | str) -> None:
+        async def fail(piece: Piece) -> None:
             raise ZeroDivisionError
 
         broken = Client()

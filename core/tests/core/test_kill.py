@@ -172,9 +172,10 @@ async def test_a_second_builder_waits_and_takes_over_when_the_first_is_killed(
         with anyio.fail_after(LIMIT_S):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client)
-                await seen.wait_for(b"first")
+                # Of the first, whose log is followed; and then of this one's own.
+                await seen.wait_for(b"begun\n")
                 os.kill(child.pid, signal.SIGKILL)
-                await seen.wait_for(b"begun")
+                await seen.wait_for(b"begun\nbegun\n")
                 (running,) = (store / "result-tmp").iterdir()
                 (running / "rootfs" / "go").touch()
         assert results[0].path.exists()

@@ -33,12 +33,13 @@ def _bytes(event: events.Event) -> bytes:
             line = f"(from {base})"
         case events.OpStarted(op=op, workdir=workdir):
             line = step_heading(workdir, op)
-        case events.StepFinished(id=id, cached=True):
-            line = f'---> using "{id}" from cache'
-        case events.StepFinished(id=id):
-            line = f'---> saved as "{id}"'
+        case events.StepFinished(id=id, cached=cached):
+            line = f'---> using "{id}" from cache' if cached else f'---> saved as "{id}"'
         case events.Note(text=text):
             line = text
+        case events.Waiting(what=what, pid=pid, since=since):
+            who = f"process {pid}" if pid else "another process"
+            line = f"Waiting for {what}, which {who} has had since {since:%H:%M:%S} UTC"
         case events.BuildFinished(id=id):
             line = f'Got: "{id}"'
         case _:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 
+from obuilder._core.pieces import Piece, Wait
 from obuilder.errors import StoreError
 from obuilder.interfaces import BuildLog
 
@@ -40,7 +41,7 @@ class StepLog(BuildLog):
             os.close(self._writer)
             raise StoreError(f"cannot read the log {path}: {error.strerror}") from error
         self._size = 0
-        self._notes: list[tuple[int, str]] = []
+        self._notes: list[tuple[int, str | Wait]] = []
         self._changed = anyio.Event()
 
     async def output(self, data: bytes) -> None:
@@ -61,7 +62,11 @@ class StepLog(BuildLog):
 
     async def note(self, text: str) -> None:
         """Tell the followers."""
-        self._notes.append((self._size, text))
+        self.tell(text)
+
+    def tell(self, piece: str | Wait) -> None:
+        """Tell the followers, at this place in the output."""
+        self._notes.append((self._size, piece))
         self._wake()
 
     @asynccontextmanager
@@ -114,17 +119,17 @@ class StepLog(BuildLog):
             os.close(self._reader)
             self._reader = _CLOSED
 
-    async def follow(self) -> AsyncGenerator[bytes | str, None]:
-        """All output (bytes) and notes (str) from the beginning, until it is closed."""
+    async def follow(self) -> AsyncGenerator[Piece, None]:
+        """All pieces from the beginning, until it is closed."""
         offset = noted = 0
         while True:
             changed, closed, size = self._changed, self._writer == _CLOSED, self._size
-            for place, text in self._notes[noted:]:
+            for place, piece in self._notes[noted:]:
                 for data in self._read(offset, place):
                     yield data
                 offset = place
                 noted += 1
-                yield text
+                yield piece
             for data in self._read(offset, size):
                 yield data
             offset = size

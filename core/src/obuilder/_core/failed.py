@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from obuilder.errors import ObuilderError
+from obuilder import errors
+from obuilder.errors import CommandFailed, ObuilderError
 from obuilder.types import Id
 
-__all__ = ["keep_failure"]
+__all__ = ["keep_failure", "kept_error", "kept_log"]
 
 _KEPT = 100
 _KEPT_BYTES = 100 << 20
@@ -27,10 +30,43 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
         # Of one that is longer than all may be together, the end tells most.
         source.seek(max(0, log.stat().st_size - _KEPT_BYTES))
         shutil.copyfileobj(source, copy)
-    (target / "error.json").write_text(
-        json.dumps({"id": id, "code": error.code, "what": error.what, "hint": error.hint})
-    )
+    words: dict[str, Any] = {
+        "code": error.code,
+        "what": error.what,
+        "where": error.where,
+        "hint": error.hint,
+    }
+    if isinstance(error, CommandFailed):
+        words |= {"argv": error.argv, "status": error.status}
+    kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
+    (target / "error.json").write_text(json.dumps({"id": id, "type": kind.__name__, **words}))
     _trim(directory)
+
+
+def kept_error(directory: Path, id: Id, since: datetime) -> ObuilderError | None:
+    """The error of a step that failed after `since`, as it was raised; None: none is kept.
+
+    Blocking.
+    """
+    path = directory / id / "error.json"
+    try:
+        if path.stat().st_mtime < since.timestamp():
+            return None
+        words = json.loads(path.read_bytes())
+        if words["type"] == CommandFailed.__name__:
+            argv = tuple(map(str, words["argv"]))
+            return CommandFailed(argv, int(words["status"]), hint=words["hint"])
+        kind = getattr(errors, words["type"])
+        error: ObuilderError = kind(words["what"], hint=words["hint"], code=words["code"])
+        error.where = words["where"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # another process is removing it, or it is of an older release
+    return error
+
+
+def kept_log(directory: Path, id: Id) -> Path:
+    """Where the log of a failed step is kept."""
+    return directory / id / "log"
 
 
 def _newest_first(entry: os.DirEntry[str]) -> int:

@@ -4,34 +4,56 @@ The step is cancelled when its last client has left. A client that comes while
 it is being cancelled waits for that to end, then starts it again.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
-from obuilder._core.build_log import StepLog
+from obuilder._core.pieces import Piece, Sink, Wait
 from obuilder.errors import BuildError
 from obuilder.types import Id
 
-__all__ = ["Inflight", "Outcome", "Sink", "Work"]
+__all__ = ["Followers", "Inflight", "Log", "Outcome", "Work"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The saved result, and whether it was there before."""
+    """The saved result, and whether it was there before.
+
+    `told`: whether who followed the step has had its log.
+    """
 
     path: Path
     cached: bool
+    told: bool = True
 
 
-Sink = Callable[[bytes | str], Awaitable[None]]
-"""Gets output (bytes) and notes (str) of the step, from its beginning."""
+class Log(Protocol):
+    """What can be followed to its end."""
 
-Work = Callable[[Callable[[StepLog], None]], Awaitable[Outcome]]
-"""Makes a step; it hands over its log as soon as there is one."""
+    def follow(self) -> AsyncGenerator[Piece, None]:
+        """All pieces from the beginning, until there will be no more."""
+
+    def dispose(self) -> None:
+        """Nobody follows any more, nor will."""
+
+
+class Followers(Protocol):
+    """Those who follow a step that is being made."""
+
+    def tell(self, piece: Piece) -> None:
+        """Tell them something before there is a log."""
+
+    def publish(self, log: Log) -> None:
+        """Let them follow a log, as soon as there is one."""
+
+
+Work = Callable[[Followers], Awaitable[Outcome]]
+"""Makes a step."""
 
 
 class Inflight:
@@ -62,7 +84,7 @@ class Inflight:
         try:
             with execution.scope:
                 try:
-                    execution.outcome = await work(execution.publish)
+                    execution.outcome = await work(execution)
                 except Exception as error:  # noqa: BLE001 - raised again in every follower
                     execution.error = error
         finally:
@@ -78,16 +100,18 @@ class _Execution:
         self.done = anyio.Event()
         self.outcome: Outcome | None = None
         self.error: Exception | None = None
-        self._log: StepLog | None = None
-        self._begun = anyio.Event()
+        self._told: list[Piece | Log] = []
+        self._changed = anyio.Event()
 
-    def publish(self, log: StepLog) -> None:
-        self._log = log
-        self._begun.set()
+    def tell(self, piece: Piece) -> None:
+        self._add(piece)
+
+    def publish(self, log: Log) -> None:
+        self._add(log)
 
     def finish(self) -> None:
-        self._begun.set()
         self.done.set()
+        self._wake()
         self._dispose()
 
     def leave(self) -> None:
@@ -97,21 +121,43 @@ class _Execution:
             self.scope.cancel()
         self._dispose()
 
+    def _add(self, what: "Piece | Log") -> None:
+        self._told.append(what)
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
     def _dispose(self) -> None:
-        # The log is closed before the result is published; who comes after that,
+        # A log is closed before the result is published; who comes after that,
         # or has not begun to read, still gets it whole.
-        if self._log is not None and self.done.is_set() and not self.followers:
-            self._log.dispose()
+        if self.done.is_set() and not self.followers:
+            for what in self._told:
+                if not isinstance(what, bytes | str | Wait):
+                    what.dispose()
 
     async def follow(self, sink: Sink) -> Outcome:
-        await self._begun.wait()
-        if self._log is not None:
-            async with aclosing(self._log.follow()) as pieces:
-                async for piece in pieces:
-                    await sink(piece)
-        await self.done.wait()
+        told = 0
+        while True:
+            changed, done = self._changed, self.done.is_set()
+            while told < len(self._told):
+                await _pass_on(self._told[told], sink)
+                told += 1
+            if done:
+                break
+            await changed.wait()
         if self.error is not None:
             raise self.error
         if self.outcome is None:
             raise BuildError("the step was cancelled", code="build.cancelled")
         return self.outcome
+
+
+async def _pass_on(what: Piece | Log, sink: Sink) -> None:
+    if isinstance(what, bytes | str | Wait):
+        await sink(what)
+        return
+    async with aclosing(what.follow()) as pieces:
+        async for piece in pieces:
+            await sink(piece)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,14 @@ import anyio.to_thread
 
 from obuilder._core.build_log import StepLog, read_chunks
 from obuilder._core.db import Database
+from obuilder._core.elsewhere import hold_followed
 from obuilder._core.failed import keep_failure
-from obuilder._core.inflight import Inflight, Outcome, Sink
+from obuilder._core.inflight import Followers, Inflight, Outcome
+from obuilder._core.pieces import Sink, Wait, telling
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
 from obuilder._core.steps import Backends, Step
 from obuilder.errors import ObuilderError, StoreError
-from obuilder.locks import Locks, use_lock
+from obuilder.locks import Holder, Locks, use_lock
 from obuilder.types import Id
 
 __all__ = ["Keeper"]
@@ -49,7 +51,11 @@ class Keeper:
     @asynccontextmanager
     async def result(self, step: Step, sink: Sink) -> AsyncIterator[Outcome]:
         """The step's result, which nobody can delete inside the block."""
-        async with self._locks.hold(use_lock(step.id), shared=True):
+
+        async def told(holder: Holder) -> None:
+            await sink(Wait(what=f"the deletion of {step.id}", holder=holder))
+
+        async with self._locks.hold(use_lock(step.id), shared=True, on_wait=told):
             outcome: Outcome | None = None
             if not self._inflight.is_running(step.id) and await self._store.result(step.id):
                 # A maker elsewhere that is about to save it is waited for.
@@ -57,10 +63,11 @@ class Keeper:
                     outcome = await self._load(step.id, step.base)
             if outcome is None:
                 outcome = await self._inflight.share(
-                    step.id, lambda publish: self._make(step, publish), sink
+                    step.id, lambda followers: self._make(step, followers), sink
                 )
-            if outcome.cached:  # also if another process made it while we waited
-                await self._replay(step.id, sink)
+            if outcome.cached:
+                if not outcome.told:
+                    await self._replay(step.id, sink)
                 self.hits += 1
             yield outcome
 
@@ -79,19 +86,25 @@ class Keeper:
             return None
         return record
 
-    async def _make(self, step: Step, publish: Callable[[StepLog], None]) -> Outcome:
+    async def _make(self, step: Step, followers: Followers) -> Outcome:
         async with AsyncExitStack() as held:
             if step.base is not None:
                 # For as long as the step takes, also when its clients have left.
-                await held.enter_async_context(self._locks.hold(use_lock(step.base), shared=True))
-            await held.enter_async_context(self._locks.hold(step.id))
-            path = await self._load(step.id, step.base)
-            if path is not None:
-                return path
+                on_wait = telling(f"the deletion of {step.base}", followers.tell)
+                await held.enter_async_context(
+                    self._locks.hold(use_lock(step.base), shared=True, on_wait=on_wait)
+                )
+            elsewhere = await held.enter_async_context(
+                hold_followed(self._locks, step.id, store=self._store, followers=followers)
+            )
+            found = await self._load(step.id, step.base)
+            if found is not None:
+                return replace(found, told=await elsewhere.saved())
+            await elsewhere.failed()
             await self._end_orphans(step.id)
             begun = time.monotonic()
             async with self._store.build(step.id, base=step.base) as directory:
-                record = await self._in_directory(step, directory, publish)
+                record = await self._in_directory(step, directory, followers)
                 record = replace(record, duration_s=time.monotonic() - begun)
                 await self._write_side_file(directory, step, record)
             with anyio.CancelScope(shield=True):
@@ -102,11 +115,9 @@ class Keeper:
             self.misses += 1
             return Outcome(path=saved, cached=False)
 
-    async def _in_directory(
-        self, step: Step, directory: Path, publish: Callable[[StepLog], None]
-    ) -> StepRecord:
+    async def _in_directory(self, step: Step, directory: Path, followers: Followers) -> StepRecord:
         async with self._log(step.id) as log:
-            publish(log)
+            followers.publish(log)
             try:
                 record = await step.make(self._backends, directory, log)
                 size = await self._store.size_added(step.id)
@@ -119,6 +130,7 @@ class Keeper:
     @asynccontextmanager
     async def _log(self, id: Id) -> AsyncIterator[StepLog]:
         log = StepLog(await self._store.log_file(id))
+        self._locks.mark(id)
         try:
             yield log
         except BaseException:
@@ -172,7 +184,7 @@ class Keeper:
             known = await anyio.to_thread.run_sync(read_side_file, path, id)
             record = known[1] if known else None
             await self._database.adopt(id, parent=parent, record=record)
-        return Outcome(path=path, cached=True)
+        return Outcome(path=path, cached=True, told=False)
 
     async def _replay(self, id: Id, sink: Sink) -> None:
         async with aclosing(read_chunks(await self._store.log_file(id))) as chunks:

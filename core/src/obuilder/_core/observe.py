@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from obuilder import events
+from obuilder._core.pieces import Piece, Wait
+from obuilder.locks import Holder
 from obuilder.spec.ast import Op
 from obuilder.types import Id
 
@@ -131,12 +133,17 @@ class Telling:
     async def step_started(self, id: Id, kind: str) -> None:
         await self._tell(events.StepStarted(seq=self._seq(), stage=self._stage, id=id, kind=kind))
 
-    async def piece(self, piece: bytes | str) -> None:
-        """Output or a note of the current step."""
-        if isinstance(piece, bytes):
-            await self._tell(events.Output(seq=self._seq(), stage=self._stage, data=piece))
-        else:
-            await self._tell(events.Note(seq=self._seq(), stage=self._stage, text=piece))
+    async def piece(self, piece: Piece) -> None:
+        """Output of the current step, a note, or what it waits for."""
+        seq, stage = self._seq(), self._stage
+        match piece:
+            case bytes(data):
+                await self._tell(events.Output(seq=seq, stage=stage, data=data))
+            case str(text):
+                await self._tell(events.Note(seq=seq, stage=stage, text=text))
+            case Wait(what=what, holder=Holder(pid=pid, since=since)):
+                event = events.Waiting(seq=seq, stage=stage, what=what, pid=pid, since=since)
+                await self._tell(event)
 
     async def step_finished(self, id: Id, *, cached: bool) -> None:
         await self._tell(

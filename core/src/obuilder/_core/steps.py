@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,11 @@ from obuilder._core.manifest import Manifest, scan
 from obuilder._core.platforms import same_platform
 from obuilder._core.record import StepRecord
 from obuilder._core.saved_env import write_env
+from obuilder._core.step_caches import mounted_caches
 from obuilder.errors import BuildError, FetchError, SourceError, StoreError
 from obuilder.interfaces import Fetcher, Sandbox, Store
 from obuilder.spec import ast, op_to_sexp, to_mach
-from obuilder.types import FetchContext, Id, Mount, RunConfig, Secret, User
+from obuilder.types import FetchContext, Id, RunConfig, Secret, User
 
 __all__ = ["Backends", "CopyStep", "ImportStep", "RunStep", "Step", "copy_step", "run_step"]
 
@@ -124,13 +125,9 @@ class RunStep:
     kind: str = "run"
 
     async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:
-        async with AsyncExitStack() as stack:
-            mounts = []
-            for cache in self.op.cache:
-                user = self.config.user
-                path = await stack.enter_async_context(backends.store.cache(cache.id, user=user))
-                mounts.append(Mount(source=path, target=cache.target))
-            config = replace(self.config, mounts=tuple(mounts))
+        user = self.config.user
+        async with mounted_caches(backends.store, self.op.cache, user=user, log=log) as mounts:
+            config = replace(self.config, mounts=mounts)
             await backends.sandbox.run(config, directory / "rootfs", log=log)
         return self.record
 

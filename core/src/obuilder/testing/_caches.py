@@ -34,7 +34,9 @@ class CachePromises:
                 async with second.cache("c", user=ROOT) as winner:
                     (winner / "file").write_text("winner")
                     assert not (loser / "file").exists()
+                assert second.cache_was_kept(winner) in {True, None}
                 (loser / "file").write_text("loser")
+            assert store.cache_was_kept(loser) in {False, None}
             async with store.cache("c", user=ROOT) as path:
                 assert (path / "file").read_text() == "winner"
             assert list(await store.leftovers()) == []

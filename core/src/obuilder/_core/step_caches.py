@@ -1,0 +1,57 @@
+"""The caches of a step: private copies, and one user at a time for those that ask for it."""
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from obuilder._core.build_log import StepLog
+from obuilder._core.pieces import telling
+from obuilder.interfaces import Store
+from obuilder.locks import Locks
+from obuilder.spec import ast
+from obuilder.types import Mount, User
+
+__all__ = ["mounted_caches"]
+
+_LOCKED = ("sharing", "locked")
+
+
+@asynccontextmanager
+async def mounted_caches(
+    store: Store[Any], caches: Sequence[ast.Cache], *, user: User, log: StepLog
+) -> AsyncIterator[tuple[Mount, ...]]:
+    """The mounts of a step's caches, for the block. StoreError.
+
+    With BuildKit's option `sharing` `locked`, no other step that says so too has the cache,
+    in any process; all others have private copies, of which the first that is released wins.
+    """
+    async with AsyncExitStack() as held:
+        locks = Locks(store.state_dir / "locks")
+        # In one order for all, so that no two wait for each other.
+        for name in sorted({cache.id for cache in caches if _LOCKED in cache.buildkit_options}):
+            on_wait = telling(f"cache {name!r}", log.tell)
+            await held.enter_async_context(locks.hold(_lock(name), on_wait=on_wait))
+        mounts = []
+        for cache in caches:
+            path = await held.enter_async_context(_copy(store, cache.id, user=user, log=log))
+            mounts.append(Mount(source=path, target=cache.target))
+        yield tuple(mounts)
+
+
+@asynccontextmanager
+async def _copy(store: Store[Any], name: str, *, user: User, log: StepLog) -> AsyncIterator[Path]:
+    copy: Path | None = None
+    try:
+        async with store.cache(name, user=user) as copy:
+            yield copy
+    finally:
+        if copy is not None and store.cache_was_kept(copy) is False:
+            log.tell(f"cache {name!r}: another was first, what this step put there is thrown away")
+
+
+def _lock(name: str) -> str:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+    # No id: what is left of one is no result's.
+    return f"locked-{digest}"

@@ -1,0 +1,213 @@
+"""Steps that another process makes: followed live, errors shared, taken over if it dies."""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from support.builds import Call, Events, Parts, Script, ScriptedSandbox, open_parts, stage
+
+from obuilder import locks
+from obuilder.errors import BuildError, CommandFailed
+from obuilder.events import Event, Waiting
+from obuilder.types import ROOT
+
+pytestmark = pytest.mark.anyio
+
+# The base has a log of its own, which a clone begins with.
+SPEC = stage("((from b) (run (shell first)) (run (shell slow)))")
+BEGUN = b"first\nbegun\n"
+
+
+class Watched(Events):
+    """`waited` is set when a wait is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited = anyio.Event()
+
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if isinstance(event, Waiting):
+            self.waited.set()
+
+
+class Pair:
+    """Two builders on one store, as two processes have them; the first makes a slow step."""
+
+    def __init__(self, ending: Callable[[Call], Awaitable[None]] | None = None) -> None:
+        self.may_end = anyio.Event()
+        self.one, self.two = Watched(), Watched()
+        self.errors: list[BaseException | None] = [None, None]
+        self.cancel_first = anyio.CancelScope()
+        self._ending = ending
+        self.sandboxes = [ScriptedSandbox(scripts={"slow": self._slow}), ScriptedSandbox()]
+
+    async def _slow(self, call: Call) -> None:
+        await call.log.output(b"begun\n")
+        await self.may_end.wait()
+        if self._ending is not None:
+            await self._ending(call)
+        await call.log.output(b"ended\n")
+
+    async def build(self, number: int, parts: Parts) -> None:
+        events = (self.one, self.two)[number]
+        try:
+            await parts.builder.build(SPEC, events.context())
+        except BuildError as error:
+            self.errors[number] = error
+
+    @asynccontextmanager
+    async def both_running(self, root: Path) -> AsyncIterator[None]:
+        """The second has seen what the first, which is held in its step, has printed."""
+        async with (
+            open_parts(root, sandbox=self.sandboxes[0]) as first,
+            open_parts(root, sandbox=self.sandboxes[1]) as second,
+        ):
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as tasks:
+
+                    async def run_first() -> None:
+                        with self.cancel_first:
+                            await self.build(0, first)
+
+                    tasks.start_soon(run_first)
+                    await self.one.wait_for(BEGUN)
+                    tasks.start_soon(self.build, 1, second)
+                    await self.two.wait_for(BEGUN)
+                    yield
+
+
+async def test_the_second_sees_the_log_grow_and_takes_the_result(tmp_path: Path) -> None:
+    pair = Pair()
+    async with pair.both_running(tmp_path / "store"):
+        pair.may_end.set()
+    assert pair.one.output == pair.two.output == BEGUN + b"ended\n"
+    assert pair.one.steps[-1] == (pair.two.steps[-1][0], False)
+    assert pair.two.steps[-1][1] is True
+    assert pair.sandboxes[1].commands == []
+
+
+async def test_a_long_log_is_followed_to_its_last_byte(tmp_path: Path) -> None:
+    async def write(call: Call) -> None:
+        for number in range(2000):
+            await call.log.output(b"%d " % number * 200)
+
+    pair = Pair(write)
+    async with pair.both_running(tmp_path / "store"):
+        pair.may_end.set()
+    assert len(pair.one.output) > 1_000_000
+    assert pair.two.output == pair.one.output
+
+
+async def test_the_second_gets_the_error_of_the_first(tmp_path: Path) -> None:
+    async def fail(call: Call) -> None:
+        await call.log.output(b"oh no\n")
+        raise CommandFailed(call.config.argv, 3)
+
+    pair = Pair(fail)
+    async with pair.both_running(tmp_path / "store"):
+        pair.may_end.set()
+    for error in pair.errors:
+        assert isinstance(error, CommandFailed)
+        assert (error.argv[-1], error.status) == ("slow", 3)
+    assert pair.two.output == BEGUN + b"oh no\n"
+    assert pair.sandboxes[1].commands == []
+
+
+async def test_an_error_of_before_is_not_shared(tmp_path: Path) -> None:
+    root, spec = tmp_path / "store", stage('((from b) (run (shell "exit 3")))')
+    for _ in range(2):
+        async with open_parts(root) as parts:
+            with pytest.raises(CommandFailed):
+                await parts.builder.build(spec)
+            assert parts.sandbox.commands == ["exit 3"]
+
+
+async def test_the_second_makes_the_step_if_the_first_is_cancelled(tmp_path: Path) -> None:
+    pair = Pair()
+    async with pair.both_running(tmp_path / "store"):
+        pair.cancel_first.cancel()
+    assert pair.sandboxes[1].commands == ["slow"]
+    assert pair.two.output == BEGUN + b"slow\n"
+    assert pair.two.notes[-1] == "the process that made this step is gone; it is made again"
+    assert pair.two.steps[-1][1] is False
+
+
+async def test_a_long_wait_is_told_with_who_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "TELL_AFTER_S", 0.0)
+    pair = Pair()
+    async with pair.both_running(tmp_path / "store"):
+        await pair.two.waited.wait()
+        pair.may_end.set()
+    (waiting,) = [event for event in pair.two.seen if isinstance(event, Waiting)]
+    assert (waiting.what, waiting.pid) == ("the same step", os.getpid())
+    assert not [event for event in pair.one.seen if isinstance(event, Waiting)]
+
+
+async def test_a_locked_cache_has_one_user_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "TELL_AFTER_S", 0.0)
+    locked = "(cache (c (target /c) (buildkit_options ((sharing locked)))))"
+    may_end, begun = anyio.Event(), anyio.Event()
+    using = 0
+
+    async def use(call: Call) -> None:
+        nonlocal using
+        using += 1
+        assert using == 1
+        begun.set()
+        await may_end.wait()
+        with (call.config.mounts[0].source / "lines").open("a") as file:
+            file.write("line\n")
+        using -= 1
+
+    numbers = range(5)
+    scripts: dict[str, Script] = {f"use {number}": use for number in numbers}
+    watched = Watched()
+    async with AsyncExitStack() as stack:
+        parts = []
+        for _ in numbers:
+            sandbox = ScriptedSandbox(scripts=scripts)
+            opened = open_parts(tmp_path / "store", sandbox=sandbox)
+            parts.append(await stack.enter_async_context(opened))
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                for number in numbers:
+                    spec = stage(f'((from b) (run {locked} (shell "use {number}")))')
+                    tasks.start_soon(parts[number].builder.build, spec, watched.context())
+                await begun.wait()
+                await watched.waited.wait()
+                may_end.set()
+        async with parts[0].store.cache("c", user=ROOT) as cache:
+            assert (cache / "lines").read_text() == "line\n" * len(numbers)
+    told = [event.what for event in watched.seen if isinstance(event, Waiting)]
+    assert "cache 'c'" in told
+
+
+async def test_a_cache_that_is_thrown_away_is_told(tmp_path: Path) -> None:
+    both, count = anyio.Event(), 0
+    cache = "(cache (c (target /c)))"
+
+    async def together(call: Call) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            both.set()
+        await both.wait()
+
+    one, two = Events(), Events()
+    sandbox = ScriptedSandbox(scripts={"one": together, "two": together})
+    async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                for word, events in (("one", one), ("two", two)):
+                    spec = stage(f"((from b) (run {cache} (shell {word})))")
+                    tasks.start_soon(parts.builder.build, spec, events.context())
+    lost = "cache 'c': another was first, what this step put there is thrown away"
+    assert sorted([lost in one.notes, lost in two.notes]) == [False, True]
