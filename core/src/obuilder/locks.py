@@ -20,7 +20,6 @@ import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,9 +27,9 @@ import anyio
 
 from obuilder._inherited import inherited
 from obuilder.errors import StoreError
-from obuilder.types import Id
+from obuilder.types import Holder, Id
 
-__all__ = ["Holder", "Locks", "OnWait", "use_lock"]
+__all__ = ["Locks", "OnWait", "use_lock"]
 
 TELL_AFTER_S = 1.0
 """How long a wait for a lock may take before it is told."""
@@ -44,14 +43,6 @@ def use_lock(id: Id) -> str:
     That of making or deleting it is the id itself.
     """
     return f"use-{id}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who holds a lock, and since when. `pid` None: it cannot be seen from here."""
-
-    pid: int | None
-    since: datetime
 
 
 OnWait = Callable[[Holder], Awaitable[None]]

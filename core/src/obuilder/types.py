@@ -5,6 +5,7 @@ with surrogateescape, so that any byte survives.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import NewType
@@ -14,6 +15,7 @@ __all__ = [
     "BaseImage",
     "Env",
     "FetchContext",
+    "Holder",
     "Id",
     "Leftover",
     "LeftoverKind",
@@ -125,3 +127,11 @@ class Leftover:
     kind: LeftoverKind
     key: str
     path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a lock, and since when. `pid` None: it cannot be seen from here."""
+
+    pid: int | None
+    since: datetime

@@ -14,6 +14,8 @@ __all__ = ["connect", "naming_errors"]
 
 _BUSY_S = 30.0
 _AGAIN_S = 0.01
+_TORN_S = 1.0
+"""How long a database may look damaged."""
 _PRIMARY = 0xFF  # of an extended error code
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -64,6 +66,21 @@ def _examine(path: Path) -> None:
         )
     if not os.access(path, os.R_OK | os.W_OK):
         raise _read_only(path)
+    deadline = time.monotonic() + _TORN_S
+    while True:
+        try:
+            _read_version(path)
+        except sqlite3.DatabaseError as error:
+            # It may have been read while another process, which makes or closes it, was writing.
+            code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+            if code not in _DAMAGED or time.monotonic() > deadline:
+                raise
+            time.sleep(_AGAIN_S)
+        else:
+            return
+
+
+def _read_version(path: Path) -> None:
     wal = path.with_name(f"{path.name}-wal")
     # Read-only: closing a connection that may write would empty a crash's `-wal` into the
     # database. Where there is none, reading as if on a disc that nobody changes makes none.

@@ -19,8 +19,8 @@ from obuilder._core.pieces import Sink, Wait, telling
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
 from obuilder._core.steps import Backends, Step
 from obuilder.errors import ObuilderError, StoreError
-from obuilder.locks import Holder, Locks, use_lock
-from obuilder.types import Id
+from obuilder.locks import Locks, use_lock
+from obuilder.types import Holder, Id
 
 __all__ = ["Keeper"]
 

@@ -8,9 +8,8 @@ from typing import Protocol
 
 from obuilder import events
 from obuilder._core.pieces import Piece, Wait
-from obuilder.locks import Holder
 from obuilder.spec.ast import Op
-from obuilder.types import Id
+from obuilder.types import Holder, Id
 
 __all__ = ["BuildObserver", "Observer", "StepObserved", "Telling"]
 
