@@ -100,6 +100,24 @@ class WritesBesideTheRoot(BrokenFetcher):
         return image
 
 
+class WritesWhereItRuns(BrokenFetcher):
+    CAUGHT_BY = "nothing_is_written_beside_the_root_and_the_scratch"
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        Path("fetched.log").touch()
+
+
+class WritesBesideTheSpec(BrokenFetcher):
+    CAUGHT_BY = "nothing_is_written_beside_the_root_and_the_scratch"
+
+    async def fetch(
+        self, base: str, rootfs: Path, *, context: FetchContext, **options: Any
+    ) -> BaseImage:
+        assert context.spec_dir
+        (context.spec_dir / "lock.json").write_text(base)
+        return await super().fetch(base, rootfs, context=context, **options)
+
+
 class LeavesAFileOpen(BrokenFetcher):
     CAUGHT_BY = "a_fetch_leaves_nothing_open_or_running"
 

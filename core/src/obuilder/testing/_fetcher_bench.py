@@ -11,9 +11,10 @@ import anyio
 from obuilder.interfaces import Fetcher
 from obuilder.testing._logs import MemoryLog
 from obuilder.testing._tools import LIMIT_S
+from obuilder.testing._trees import describe_tree
 from obuilder.types import BaseImage, FetchContext
 
-__all__ = ["AnyFetcher", "FetcherBench", "OpenFetcher"]
+__all__ = ["AnyFetcher", "FetcherBench", "OpenFetcher", "without_times"]
 
 AnyFetcher = Fetcher[Any]
 OpenFetcher = Callable[[], AbstractAsyncContextManager[AnyFetcher]]
@@ -55,3 +56,20 @@ class FetcherBench:
                 context=self.context,
             )
         return image, rootfs, log
+
+    def check_files(self, rootfs: Path) -> None:
+        """Fail if there is none, or one holds something else than is expected."""
+        assert [path for path in rootfs.rglob("*") if path.is_file()]
+        for name, content in self.expected_files.items():
+            assert (rootfs / name).read_bytes() == content, name
+
+    def own_directories(self) -> list[Path]:
+        """Those of spec and source that are the test's own: in others, other programs may write."""
+        given = (self.context.spec_dir, self.context.source_dir)
+        top = self.directory.parent
+        return [path for path in given if path is not None and path.is_relative_to(top)]
+
+
+def without_times(rootfs: Path) -> dict[str, tuple[object, ...]]:
+    """All of a tree but times: an engine makes a few files anew for each container."""
+    return {path: entry[:3] + entry[4:] for path, entry in describe_tree(rootfs).items()}
