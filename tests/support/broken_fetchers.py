@@ -10,6 +10,7 @@ import anyio.lowlevel
 
 from obuilder.errors import FetchError
 from obuilder.interfaces import BuildLog
+from obuilder.process import run
 from obuilder.types import BaseImage, FetchContext
 from obuilder_fetcher_archive import ArchiveFetcher
 
@@ -44,6 +45,40 @@ class ChangesFiles(BrokenFetcher):
 
     async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
         (rootfs / "etc" / "passwd").write_text("daemon:x:1:1::/:/bin/sh\n")
+        return image
+
+
+class GivesAllToRoot(BrokenFetcher):
+    CAUGHT_BY = "owners_modes_and_links_are_those_of_the_base"
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        await run(("chown", "-R", "--no-dereference", "0:0", str(rootfs)))
+        return image
+
+
+class LosesSetuid(BrokenFetcher):
+    CAUGHT_BY = "owners_modes_and_links_are_those_of_the_base"
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        await run(("chmod", "-R", "u-s,g-s", str(rootfs)))
+        return image
+
+
+class MakesLinksAbsolute(BrokenFetcher):
+    CAUGHT_BY = "owners_modes_and_links_are_those_of_the_base"
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        (rootfs / "etc" / "localtime").unlink()
+        (rootfs / "etc" / "localtime").symlink_to("/usr/share/zoneinfo/Etc/UTC")
+        return image
+
+
+class CopiesHardLinks(BrokenFetcher):
+    CAUGHT_BY = "owners_modes_and_links_are_those_of_the_base"
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        await run(("cp", "-a", "again", "copy"), cwd=rootfs / "home" / "user")
+        (rootfs / "home" / "user" / "copy").rename(rootfs / "home" / "user" / "again")
         return image
 
 

@@ -1,6 +1,5 @@
 """The contracts over each broken backend; test_broken_backends.py runs it."""
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
 from support.broken_streams import BROKEN_STREAMS
-from support.images import busybox_tarball
+from support.rich_base import ENTRIES, FILES, LINKS, make_rich_tarball
 
 from obuilder.process import run
 from obuilder.testing import (
@@ -77,8 +76,8 @@ class _OneFetcher(FetcherContract):
     @pytest.fixture
     def base(self, context: FetchContext) -> str:
         assert context.spec_dir
-        shutil.copy(busybox_tarball(), context.spec_dir / "busybox.tar")
-        return "archive:busybox.tar"
+        make_rich_tarball(context.spec_dir / "rich.tar")
+        return "archive:rich.tar"
 
     @pytest.fixture
     def missing_base(self) -> str:
@@ -86,7 +85,15 @@ class _OneFetcher(FetcherContract):
 
     @pytest.fixture
     def expected_files(self) -> dict[str, bytes]:
-        return {"etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n"}
+        return FILES
+
+    @pytest.fixture
+    def expected_entries(self) -> dict[str, tuple[int, int, int]]:
+        return ENTRIES
+
+    @pytest.fixture
+    def expected_links(self) -> dict[str, str]:
+        return LINKS
 
 
 async def _clean(state_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """What the contract of fetchers works with: places to fetch into, and fetches."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from obuilder.testing._tools import LIMIT_S
 from obuilder.testing._trees import describe_tree
 from obuilder.types import BaseImage, FetchContext
 
-__all__ = ["AnyFetcher", "FetcherBench", "OpenFetcher", "without_times"]
+__all__ = ["AnyFetcher", "Entry", "FetcherBench", "OpenFetcher", "without_times"]
 
 AnyFetcher = Fetcher[Any]
 OpenFetcher = Callable[[], AbstractAsyncContextManager[AnyFetcher]]
+
+Entry = tuple[int, int, int]
+"""What lstat(2) says of a file: its mode, which has the type too, its owner and its group."""
 
 
 @dataclass(kw_only=True)
@@ -28,6 +32,8 @@ class FetcherBench:
     base: str
     missing_base: str
     expected_files: Mapping[str, bytes]
+    expected_entries: Mapping[str, Entry]
+    expected_links: Mapping[str, str]
     context: FetchContext
     directory: Path
     _count: int = 0
@@ -62,6 +68,19 @@ class FetcherBench:
         assert [path for path in rootfs.rglob("*") if path.is_file()]
         for name, content in self.expected_files.items():
             assert (rootfs / name).read_bytes() == content, name
+
+    def check_entries(self, rootfs: Path) -> None:
+        """Fail if a file has another mode, owner or group, or a link another target."""
+        for name, (mode, uid, gid) in self.expected_entries.items():
+            found = os.lstat(rootfs / name)
+            assert oct(found.st_mode) == oct(mode), name
+            assert (found.st_uid, found.st_gid) == (uid, gid), name
+        for name, target in self.expected_links.items():
+            link = rootfs / name
+            if link.is_symlink():
+                assert os.readlink(link) == target, name
+            else:
+                assert os.path.samefile(link, rootfs / target), f"{name} is no link"
 
     def own_directories(self) -> list[Path]:
         """Those of spec and source that are the test's own: in others, other programs may write."""

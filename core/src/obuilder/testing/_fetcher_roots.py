@@ -32,6 +32,11 @@ class RootPromises:
             _, rootfs, _ = await bench.fetch(fetcher)
         bench.check_files(rootfs)
 
+    async def test_owners_modes_and_links_are_those_of_the_base(self, bench: FetcherBench) -> None:
+        async with bench.open_fetcher() as fetcher:
+            _, rootfs, _ = await bench.fetch(fetcher)
+        bench.check_entries(rootfs)
+
     async def test_what_is_told_of_an_image_is_well_formed(self, bench: FetcherBench) -> None:
         async with bench.open_fetcher() as fetcher:
             image, _, _ = await bench.fetch(fetcher)

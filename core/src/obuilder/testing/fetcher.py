@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from obuilder._platforms import machine_platform
-from obuilder.testing._fetcher_bench import FetcherBench, OpenFetcher
+from obuilder.testing._fetcher_bench import Entry, FetcherBench, OpenFetcher
 from obuilder.testing._fetcher_ends import EndPromises
 from obuilder.testing._fetcher_roots import RootPromises
 from obuilder.types import FetchContext
@@ -19,6 +19,7 @@ class FetcherContract(EndPromises, RootPromises):
     """Subclass it and give the fixtures `open_fetcher`, `base` and `missing_base`.
 
     `open_fetcher` is a factory without arguments: each call opens a new object.
+    What is in `base` the suite cannot know: the fixtures `expected_…` say it.
     """
 
     @pytest.fixture(params=["asyncio", "trio"])
@@ -32,6 +33,19 @@ class FetcherContract(EndPromises, RootPromises):
         return {}
 
     @pytest.fixture
+    def expected_entries(self) -> Mapping[str, Entry]:
+        """`st_mode`, owner and group of some files of `base`, by their paths in it."""
+        return {}
+
+    @pytest.fixture
+    def expected_links(self) -> Mapping[str, str]:
+        """What some links of `base` lead to, by their paths in it.
+
+        Of a symbolic link its text, of a hard one the path of the same file.
+        """
+        return {}
+
+    @pytest.fixture
     def context(self, tmp_path: Path) -> FetchContext:
         """Where the base's text comes from: empty directories for spec and source."""
         for name in ("spec", "source"):
@@ -41,12 +55,14 @@ class FetcherContract(EndPromises, RootPromises):
         )
 
     @pytest.fixture
-    def bench(  # noqa: PLR0917 - pytest gives them by name
+    def bench(  # noqa: PLR0913, PLR0917 - pytest gives them by name
         self,
         open_fetcher: OpenFetcher,
         base: str,
         missing_base: str,
         expected_files: Mapping[str, bytes],
+        expected_entries: Mapping[str, Entry],
+        expected_links: Mapping[str, str],
         context: FetchContext,
         tmp_path: Path,
     ) -> FetcherBench:
@@ -56,6 +72,8 @@ class FetcherContract(EndPromises, RootPromises):
             base=base,
             missing_base=missing_base,
             expected_files=expected_files,
+            expected_entries=expected_entries,
+            expected_links=expected_links,
             context=context,
             directory=tmp_path / "roots",
         )
