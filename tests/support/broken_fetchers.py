@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -153,6 +154,22 @@ class WritesBesideTheSpec(BrokenFetcher):
         return await super().fetch(base, rootfs, context=context, **options)
 
 
+class LeavesATemporaryFile(BrokenFetcher):
+    CAUGHT_BY = "no_temporary_file_outlives_its_fetch"
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        descriptor, _ = tempfile.mkstemp()
+        os.close(descriptor)
+
+
+class LeavesATemporaryDirectoryWhenItFails(BrokenFetcher):
+    CAUGHT_BY = "no_temporary_file_outlives_its_fetch"
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        if "missing" in base:
+            await run(("mktemp", "--directory"))
+
+
 class LeavesAFileOpen(BrokenFetcher):
     CAUGHT_BY = "a_fetch_leaves_nothing_open_or_running"
 
@@ -167,6 +184,29 @@ class LeavesAProgramWhenCancelled(BrokenFetcher):
         pid = _begin()
         await anyio.lowlevel.checkpoint()
         _end(pid)
+
+
+class LeavesADaemon(BrokenFetcher):
+    CAUGHT_BY = "no_daemon_outlives_a_fetch_or_its_cancel"
+
+    async def after(self, image: BaseImage, rootfs: Path) -> BaseImage:
+        await run(("sh", "-c", _DAEMON))
+        return image
+
+
+class LeavesADaemonWhenCancelled(BrokenFetcher):
+    CAUGHT_BY = "no_daemon_outlives_a_fetch_or_its_cancel"
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        said = await run(("sh", "-c", _DAEMON))
+        await run(_A_WHILE)
+        os.kill(int(said.stdout), signal.SIGKILL)
+
+
+# Its parent tells its number and ends.
+_DAEMON = "setsid sleep 100 </dev/null >/dev/null 2>&1 & echo $!"
+
+_A_WHILE = ("sleep", "0.05")
 
 
 def _begin() -> int:

@@ -18,6 +18,7 @@ from obuilder.testing import (
     StoreContract,
     _crashes,
     _logs,
+    _orphans,
     _sandbox_bench,
     _sandbox_ends,
     _sandbox_views,
@@ -68,6 +69,11 @@ class _OneSandbox(SandboxContract):
 
 
 class _OneFetcher(FetcherContract):
+    @pytest.fixture(autouse=True)
+    def impatience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # For those that leave a daemon.
+        monkeypatch.setattr(_orphans, "GRACE_S", 1.0)
+
     @pytest.fixture
     def open_fetcher(self) -> OpenFetcher:
         kind = self.kind  # type: ignore[attr-defined]  # each class below has one

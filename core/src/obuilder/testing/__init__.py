@@ -23,6 +23,7 @@ pytest.register_assert_rewrite(
     "obuilder.testing._fetcher_bench",
     "obuilder.testing._fetcher_ends",
     "obuilder.testing._fetcher_roots",
+    "obuilder.testing._orphans",
     "obuilder.testing._sandbox_bench",
     "obuilder.testing._sandbox_ends",
     "obuilder.testing._sandbox_views",

@@ -1,13 +1,15 @@
 """What the contract of fetchers works with: places to fetch into, and fetches."""
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 
 from obuilder.interfaces import Fetcher
 from obuilder.testing._logs import MemoryLog
@@ -15,7 +17,7 @@ from obuilder.testing._tools import LIMIT_S
 from obuilder.testing._trees import describe_tree
 from obuilder.types import BaseImage, FetchContext
 
-__all__ = ["AnyFetcher", "Entry", "FetcherBench", "OpenFetcher", "without_times"]
+__all__ = ["AnyFetcher", "Entry", "FetcherBench", "OpenFetcher", "own_tmpdir", "without_times"]
 
 AnyFetcher = Fetcher[Any]
 OpenFetcher = Callable[[], AbstractAsyncContextManager[AnyFetcher]]
@@ -92,3 +94,12 @@ class FetcherBench:
 def without_times(rootfs: Path) -> dict[str, tuple[object, ...]]:
     """All of a tree but times: an engine makes a few files anew for each container."""
     return {path: entry[:3] + entry[4:] for path, entry in describe_tree(rootfs).items()}
+
+
+@contextmanager
+def own_tmpdir() -> Iterator[Path]:
+    """An empty TMPDIR, for the block. Its path is short: sockets may be made there."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", name)
+        patch.setattr(tempfile, "tempdir", name)
+        yield Path(name)

@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from obuilder.errors import FetchError
-from obuilder.testing._fetcher_bench import FetcherBench, without_times
+from obuilder.testing._fetcher_bench import FetcherBench, own_tmpdir, without_times
+from obuilder.testing._orphans import living_children, orphans_adopted, that_stay
 from obuilder.testing._tools import LIMIT_S, descriptors
 from obuilder.testing._traces import children, mounts
 from obuilder.testing._trees import describe_tree
@@ -59,6 +60,18 @@ class EndPromises:
         for path, tree in zip(watched, before, strict=True):
             assert describe_tree(path) == tree, path
 
+    async def test_no_temporary_file_outlives_its_fetch(self, bench: FetcherBench) -> None:
+        with own_tmpdir() as tmpdir:
+            async with bench.open_fetcher() as fetcher:
+                await bench.fetch(fetcher)
+                with pytest.raises(FetchError):
+                    await bench.fetch(fetcher, bench.missing_base)
+                for delay_s in DELAYS_S:
+                    with anyio.move_on_after(delay_s):
+                        await bench.fetch(fetcher)
+            # Not before: an open fetcher may have a directory there.
+            assert os.listdir(tmpdir) == []
+
     async def test_a_fetch_leaves_nothing_open_or_running(self, bench: FetcherBench) -> None:
         async with bench.open_fetcher() as fetcher:
             await bench.fetch(fetcher)
@@ -85,3 +98,17 @@ class EndPromises:
                 before.check(bench, f"cancelled after {delay_s} s")
             again, rootfs, _ = await bench.fetch(fetcher)
             assert (again, without_times(rootfs)) == (image, whole)
+
+    async def test_no_daemon_outlives_a_fetch_or_its_cancel(self, bench: FetcherBench) -> None:
+        with orphans_adopted():
+            async with bench.open_fetcher() as fetcher:
+                await bench.fetch(fetcher)
+                before = living_children()
+                await bench.fetch(fetcher)
+                with pytest.raises(FetchError):
+                    await bench.fetch(fetcher, bench.missing_base)
+                assert await that_stay(before) == []
+                for delay_s in DELAYS_S:
+                    with anyio.move_on_after(delay_s):
+                        await bench.fetch(fetcher)
+                    assert await that_stay(before) == [], f"cancelled after {delay_s} s"
