@@ -121,6 +121,22 @@ class TakesTheMissingForEmpty(BrokenFetcher):
         return await super().fetch(base, rootfs, **options)
 
 
+class TellsAWholeLog(BrokenFetcher):
+    CAUGHT_BY = "an_error_is_one_short_message"
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        if "missing" in base:
+            raise FetchError("\n".join(f"trying mirror {number}" for number in range(100)))
+
+
+class TellsAWholePage(BrokenFetcher):
+    CAUGHT_BY = "an_error_is_one_short_message"
+
+    async def before(self, base: str, rootfs: Path) -> None:
+        if "missing" in base:
+            raise FetchError("the mirror said: " + "<br>" * 2000)
+
+
 class LetsErrorsOfOthersThrough(BrokenFetcher):
     CAUGHT_BY = "a_text_that_is_no_base_is_a_fetch_error"
 

@@ -20,6 +20,10 @@ ODD_TEXTS = (
 # After a scheme they may stand for something: the spec's directory.
 BLANK_TEXTS = ("", " ", "\t", "\n")
 
+# What stands on a screen, and in a log, before the build's own output is out of sight.
+MESSAGE_LINES = 20
+MESSAGE_CHARS = 4000
+
 _DIGEST = re.compile(r"[a-z0-9]+:[0-9a-f]+")
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?")
 
@@ -73,11 +77,19 @@ class RootPromises:
 
     async def test_a_missing_base_is_a_fetch_error(self, bench: FetcherBench) -> None:
         async with bench.open_fetcher() as fetcher:
-            with pytest.raises(FetchError) as caught:
+            with pytest.raises(FetchError):
                 await bench.fetch(fetcher, bench.missing_base)
-            assert caught.value.what.strip()
             # It does no harm to the next.
             await bench.fetch(fetcher)
+
+    async def test_an_error_is_one_short_message(self, bench: FetcherBench) -> None:
+        async with bench.open_fetcher() as fetcher:
+            with pytest.raises(FetchError) as caught:
+                await bench.fetch(fetcher, bench.missing_base)
+        what = caught.value.what
+        assert what.strip()
+        assert len(what.splitlines()) <= MESSAGE_LINES
+        assert len(what) <= MESSAGE_CHARS
 
     async def test_a_text_that_is_no_base_is_a_fetch_error(self, bench: FetcherBench) -> None:
         async with bench.open_fetcher() as fetcher:
