@@ -3,6 +3,8 @@
 import os
 import signal
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -219,10 +221,57 @@ class LeavesADaemonWhenCancelled(BrokenFetcher):
         os.kill(int(said.stdout), signal.SIGKILL)
 
 
+class TakesADeadFetchForLive(BrokenFetcher):
+    CAUGHT_BY = "a_killed_fetch_can_be_repeated_by_another_process"
+
+    async def fetch(self, base: str, rootfs: Path, **options: Any) -> BaseImage:
+        mine = rootfs.parents[1] / "busy"
+        if mine.exists():
+            raise FetchError("another fetch is under way")
+        mine.touch()
+        try:
+            await run(_A_WHILE)
+            return await super().fetch(base, rootfs, **options)
+        finally:
+            mine.unlink()
+
+
+class TakesAHalfCopyForWhole(BrokenFetcher):
+    CAUGHT_BY = "a_killed_fetch_can_be_repeated_by_another_process"
+
+    async def fetch(self, base: str, rootfs: Path, **options: Any) -> BaseImage:
+        kept = rootfs.parents[1] / "kept"
+        if not kept.exists():
+            kept.mkdir()
+            await run(_A_WHILE)
+            await super().fetch(base, kept, **options)
+        await run(("cp", "-a", f"{kept}/.", str(rootfs)))
+        return BaseImage()
+
+
+class LeavesAMountWhenKilled(BrokenFetcher):
+    CAUGHT_BY = "a_killed_fetch_can_be_repeated_by_another_process"
+
+    async def fetch(self, base: str, rootfs: Path, *, scratch: Path, **options: Any) -> BaseImage:
+        async with _mounted(scratch):
+            await run(_A_WHILE)
+        return await super().fetch(base, rootfs, scratch=scratch, **options)
+
+
 # Its parent tells its number and ends.
 _DAEMON = "setsid sleep 100 </dev/null >/dev/null 2>&1 & echo $!"
 
 _A_WHILE = ("sleep", "0.05")
+
+
+@asynccontextmanager
+async def _mounted(place: Path) -> AsyncIterator[None]:
+    await run(("mount", "-t", "tmpfs", "none", str(place)))
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await run(("umount", str(place)))
 
 
 def _begin() -> int:

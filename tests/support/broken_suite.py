@@ -74,6 +74,12 @@ class _OneFetcher(FetcherContract):
         # For those that leave a daemon.
         monkeypatch.setattr(_orphans, "GRACE_S", 1.0)
 
+    @pytest.fixture(autouse=True)
+    def cleaned(self, tmp_path: Path) -> Iterator[None]:
+        """What the faults leave does not outlive the test."""
+        yield
+        anyio.run(_unmount, tmp_path)
+
     @pytest.fixture
     def open_fetcher(self) -> OpenFetcher:
         kind = self.kind  # type: ignore[attr-defined]  # each class below has one
@@ -106,7 +112,11 @@ async def _clean(state_dir: Path) -> None:
     async with RuncSandbox.open(state_dir, RuncSandbox.Config()) as sandbox:
         for leftover in await sandbox.leftovers():
             await sandbox.discard(leftover)
-    for line in mounts(state_dir.parent):
+    await _unmount(state_dir.parent)
+
+
+async def _unmount(directory: Path) -> None:
+    for line in mounts(directory):
         await run(("umount", line.split()[4].replace("\\040", " ")))
 
 

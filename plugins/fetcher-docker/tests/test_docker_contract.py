@@ -1,5 +1,6 @@
 """The docker fetcher keeps the promises of a fetcher, with a real engine."""
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -21,6 +22,10 @@ class TestDockerFetcher(FetcherContract):
         self, engine: DockerEngine
     ) -> Callable[[], AbstractAsyncContextManager[DockerFetcher]]:
         return lambda: DockerFetcher.open(DockerFetcher.Config(host=engine.host))
+
+    @pytest.fixture
+    def options(self, engine: DockerEngine) -> str:
+        return json.dumps({"host": engine.host})
 
     @pytest.fixture
     def base(self, engine: DockerEngine, tmp_path: Path) -> str:

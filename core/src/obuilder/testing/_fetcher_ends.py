@@ -112,3 +112,23 @@ class EndPromises:
                     with anyio.move_on_after(delay_s):
                         await bench.fetch(fetcher)
                     assert await that_stay(before) == [], f"cancelled after {delay_s} s"
+
+    async def test_a_killed_fetch_can_be_repeated_by_another_process(
+        self, bench: FetcherBench
+    ) -> None:
+        # What the killed ones have started dies here, too: it is no matter of this promise.
+        with orphans_adopted():
+            async with bench.open_fetcher() as fetcher:
+                # Of what is brought once and kept, nothing is whole yet.
+                for delay_s in DELAYS_S:
+                    await bench.killed_fetch(fetcher, delay_s)
+                image, rootfs, _ = await bench.fetch(fetcher)
+                bench.check_files(rootfs)
+                bench.check_entries(rootfs)
+                assert mounts(bench.directory) == set()
+                whole = without_times(rootfs)
+                for delay_s in DELAYS_S[::2]:
+                    await bench.killed_fetch(fetcher, delay_s)
+                    again, rootfs, _ = await bench.fetch(fetcher)
+                    assert (again, without_times(rootfs)) == (image, whole), f"{delay_s} s"
+                    assert mounts(bench.directory) == set(), f"killed after {delay_s} s"

@@ -28,6 +28,11 @@ class FetcherContract(EndPromises, RootPromises):
         return str(request.param)
 
     @pytest.fixture
+    def options(self) -> str:
+        """The arguments of `Fetcher.Config` in another process, as JSON."""
+        return "{}"
+
+    @pytest.fixture
     def expected_files(self) -> Mapping[str, bytes]:
         """What some files of `base` hold, by their paths in it. None: not looked at."""
         return {}
@@ -64,7 +69,9 @@ class FetcherContract(EndPromises, RootPromises):
         expected_entries: Mapping[str, Entry],
         expected_links: Mapping[str, str],
         context: FetchContext,
+        options: str,
         tmp_path: Path,
+        anyio_backend_name: str,
     ) -> FetcherBench:
         """All of it; no need to override this."""
         return FetcherBench(
@@ -75,5 +82,7 @@ class FetcherContract(EndPromises, RootPromises):
             expected_entries=expected_entries,
             expected_links=expected_links,
             context=context,
+            options=options,
             directory=tmp_path / "roots",
+            backend=anyio_backend_name,
         )
