@@ -1,6 +1,5 @@
 """The contracts over each broken backend; test_broken_backends.py runs it."""
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
 from support.broken_streams import BROKEN_STREAMS
-from support.images import busybox_tarball
+from support.rich_base import ENTRIES, FILES, LINKS, make_rich_tarball
 
 from obuilder.process import run
 from obuilder.testing import (
@@ -19,6 +18,7 @@ from obuilder.testing import (
     StoreContract,
     _crashes,
     _logs,
+    _orphans,
     _sandbox_bench,
     _sandbox_ends,
     _sandbox_views,
@@ -69,6 +69,17 @@ class _OneSandbox(SandboxContract):
 
 
 class _OneFetcher(FetcherContract):
+    @pytest.fixture(autouse=True)
+    def impatience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # For those that leave a daemon.
+        monkeypatch.setattr(_orphans, "GRACE_S", 1.0)
+
+    @pytest.fixture(autouse=True)
+    def cleaned(self, tmp_path: Path) -> Iterator[None]:
+        """What the faults leave does not outlive the test."""
+        yield
+        anyio.run(_unmount, tmp_path)
+
     @pytest.fixture
     def open_fetcher(self) -> OpenFetcher:
         kind = self.kind  # type: ignore[attr-defined]  # each class below has one
@@ -77,8 +88,8 @@ class _OneFetcher(FetcherContract):
     @pytest.fixture
     def base(self, context: FetchContext) -> str:
         assert context.spec_dir
-        shutil.copy(busybox_tarball(), context.spec_dir / "busybox.tar")
-        return "archive:busybox.tar"
+        make_rich_tarball(context.spec_dir / "rich.tar")
+        return "archive:rich.tar"
 
     @pytest.fixture
     def missing_base(self) -> str:
@@ -86,14 +97,26 @@ class _OneFetcher(FetcherContract):
 
     @pytest.fixture
     def expected_files(self) -> dict[str, bytes]:
-        return {"etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n"}
+        return FILES
+
+    @pytest.fixture
+    def expected_entries(self) -> dict[str, tuple[int, int, int]]:
+        return ENTRIES
+
+    @pytest.fixture
+    def expected_links(self) -> dict[str, str]:
+        return LINKS
 
 
 async def _clean(state_dir: Path) -> None:
     async with RuncSandbox.open(state_dir, RuncSandbox.Config()) as sandbox:
         for leftover in await sandbox.leftovers():
             await sandbox.discard(leftover)
-    for line in mounts(state_dir.parent):
+    await _unmount(state_dir.parent)
+
+
+async def _unmount(directory: Path) -> None:
+    for line in mounts(directory):
         await run(("umount", line.split()[4].replace("\\040", " ")))
 
 

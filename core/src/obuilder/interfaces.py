@@ -287,9 +287,11 @@ class Fetcher(ABC, Generic[C]):
     ) -> BaseImage:
         """Fill the existing empty directory `rootfs` with the image `base` names.
 
-        `base` is the whole text of `(from …)`, scheme included. `scratch` is an
-        empty directory on the store's file system for temporary files; the core
-        removes it afterwards.
-        On failure: FetchError; `rootfs` may be half full, the core discards it.
-        Cancellation: stops promptly and leaves nothing running.
+        `base` is the whole text of `(from …)`, scheme included. Owners, modes and
+        links are the image's. `scratch` is an empty directory on the store's file
+        system for temporary files, a program's TMPDIR for instance; the core
+        removes it afterwards. Nothing is written elsewhere.
+        On failure: FetchError, one short message; `rootfs` may be half full, the
+        core discards it. What a killed process has left hinders no later fetch.
+        Cancellation: stops promptly and leaves nothing running, daemons neither.
         """
