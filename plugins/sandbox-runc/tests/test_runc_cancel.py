@@ -101,22 +101,6 @@ async def test_the_sandbox_works_after_a_cancel(
     assert said().endswith(b"again\n")
 
 
-async def test_output_before_a_cancel_is_in_the_log(
-    open_sandbox: Open,
-    config: Make,
-    rootfs: Path,
-    log: BuildLog,
-    wait_for: WaitFor,
-    said: Callable[[], bytes],
-) -> None:
-    async with open_sandbox() as sandbox, anyio.create_task_group() as tasks:
-        step = config("head -c 500000 /dev/zero; echo ready; sleep 1000")
-        tasks.start_soon(lambda: sandbox.run(step, rootfs, log=log))
-        await wait_for(b"ready")
-        tasks.cancel_scope.cancel()
-    assert said() == bytes(500000) + b"ready\n"
-
-
 async def test_a_container_whose_parent_is_killed_is_killed_too(
     open_sandbox: Open,
     config: Make,
