@@ -9,6 +9,7 @@ from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
 from support.broken_streams import BROKEN_STREAMS
+from support.leaky_sandboxes import LEAKY_SANDBOXES, LeavesAFileOfTheMachines
 from support.rich_base import ENTRIES, FILES, LINKS, make_rich_tarball
 
 from obuilder.process import run
@@ -20,9 +21,11 @@ from obuilder.testing import (
     _logs,
     _orphans,
     _sandbox_bench,
+    _sandbox_builders,
     _sandbox_ends,
+    _sandbox_other,
+    _sandbox_secrets,
     _sandbox_views,
-    _traces,
 )
 from obuilder.testing._fetcher_bench import OpenFetcher
 from obuilder.testing._sandbox_bench import OpenSandbox
@@ -50,10 +53,10 @@ class _OneSandbox(SandboxContract):
     @pytest.fixture(autouse=True)
     def impatience(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # For those that wait for what does not come.
-        for module in (_sandbox_bench, _sandbox_ends, _sandbox_views):
+        parts = (_sandbox_builders, _sandbox_ends, _sandbox_secrets, _sandbox_views)
+        for module in (_sandbox_bench, _sandbox_other, *parts):
             monkeypatch.setattr(module, "LIMIT_S", 5.0)
-        for module in (_logs, _traces):
-            monkeypatch.setattr(module, "_LIMIT_S", 3.0)
+        monkeypatch.setattr(_logs, "_LIMIT_S", 3.0)
 
     @pytest.fixture(autouse=True)
     def cleaned(self, state_dir: Path) -> Iterator[None]:
@@ -61,6 +64,8 @@ class _OneSandbox(SandboxContract):
         yield
         if state_dir.exists():
             anyio.run(_clean, state_dir)
+        while LeavesAFileOfTheMachines.MADE:
+            LeavesAFileOfTheMachines.MADE.pop().unlink(missing_ok=True)
 
     @pytest.fixture
     def open_sandbox(self, state_dir: Path) -> OpenSandbox:
@@ -127,5 +132,5 @@ def _collected(contract: type, kinds: Iterable[type]) -> None:
 
 
 _collected(_OneStore, (*BROKEN, *BROKEN_STREAMS))
-_collected(_OneSandbox, BROKEN_SANDBOXES)
+_collected(_OneSandbox, (*BROKEN_SANDBOXES, *LEAKY_SANDBOXES))
 _collected(_OneFetcher, BROKEN_FETCHERS)

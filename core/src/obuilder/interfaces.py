@@ -248,9 +248,9 @@ class Sandbox(ABC, Generic[C]):
         Before: nobody else uses `rootfs`; the caller holds the lock of `config.id`.
         After: the command and all it started are gone, nothing is mounted, its
         output is in the log.
-        On failure: CommandFailed if the command ended badly, SandboxError if it
-        could not be started, BuildError if `config` asks what this sandbox
-        cannot honour.
+        On failure: CommandFailed if the command ended badly (by a signal: its status
+        is 128 and the signal's number), SandboxError if it could not be started,
+        BuildError if `config` asks what this sandbox cannot honour.
         Cancellation: kills everything inside and waits until it is gone.
         """
 
