@@ -54,6 +54,11 @@ def test_a_broken_backend_is_caught_by_name(
     assert (name, promise) in failed
 
 
+def test_names_are_told_apart() -> None:
+    names = [name for name, _ in ALL]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("contract", CONTRACTS)
 def test_every_promise_has_a_backend_that_breaks_it(contract: type) -> None:
     promises = {name.removeprefix("test_") for name in dir(contract) if name.startswith("test_")}

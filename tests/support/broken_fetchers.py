@@ -172,7 +172,7 @@ class WritesBesideTheSpec(BrokenFetcher):
         return await super().fetch(base, rootfs, context=context, **options)
 
 
-class LeavesATemporaryFile(BrokenFetcher):
+class LeavesATemporaryDownload(BrokenFetcher):
     CAUGHT_BY = "no_temporary_file_outlives_its_fetch"
 
     async def before(self, base: str, rootfs: Path) -> None:

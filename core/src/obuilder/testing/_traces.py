@@ -3,13 +3,16 @@
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import pytest
 
-__all__ = ["Mark", "children", "interfaces", "mounts", "named", "processes_with"]
+from obuilder._mounts import unmount_below
+
+__all__ = ["KeepsMounts", "Mark", "children", "interfaces", "mounts", "named", "processes_with"]
 
 # Where programs keep what is theirs, and the kernel what it knows of them.
 _PLACES = ("/dev/shm", "/run", "/sys/fs/cgroup", "/tmp", "/var/lib", "/var/tmp")  # noqa: S108 - looked at only
@@ -119,3 +122,13 @@ def processes_with(text: bytes) -> list[str]:
             if text in data:
                 found.append(f"{entry.name} {name}")
     return found
+
+
+class KeepsMounts:
+    """For the contracts: what a fault leaves mounted does not go with the test's directory."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_mounted_is_removed(self, tmp_path: Path) -> Iterator[None]:
+        """Pytest removes `tmp_path` with all that is shown in it, of this machine's for one."""
+        yield
+        anyio.run(unmount_below, tmp_path)

@@ -9,13 +9,14 @@ from obuilder._platforms import machine_platform
 from obuilder.testing._fetcher_bench import Entry, FetcherBench, OpenFetcher
 from obuilder.testing._fetcher_ends import EndPromises
 from obuilder.testing._fetcher_roots import RootPromises
+from obuilder.testing._traces import KeepsMounts
 from obuilder.types import FetchContext
 
 __all__ = ["FetcherContract"]
 
 
 @pytest.mark.anyio
-class FetcherContract(EndPromises, RootPromises):
+class FetcherContract(EndPromises, RootPromises, KeepsMounts):
     """Subclass it and give the fixtures `open_fetcher`, `base` and `missing_base`.
 
     `open_fetcher` is a factory without arguments: each call opens a new object.

@@ -9,12 +9,13 @@ from obuilder.testing._sandbox_builders import BuilderPromises
 from obuilder.testing._sandbox_ends import EndPromises
 from obuilder.testing._sandbox_secrets import SecretPromises
 from obuilder.testing._sandbox_views import ViewPromises
+from obuilder.testing._traces import KeepsMounts
 
 __all__ = ["SandboxContract"]
 
 
 @pytest.mark.anyio
-class SandboxContract(ViewPromises, SecretPromises, EndPromises, BuilderPromises):
+class SandboxContract(ViewPromises, SecretPromises, EndPromises, BuilderPromises, KeepsMounts):
     """Subclass it, give the fixture `open_sandbox`, and override another where a sandbox needs it.
 
     `open_sandbox` is a factory without arguments: each call opens a new object on
