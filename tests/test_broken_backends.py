@@ -12,13 +12,14 @@ from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
 from support.broken_streams import BROKEN_STREAMS
+from support.leaky_sandboxes import LEAKY_SANDBOXES
 
 from obuilder.testing import FetcherContract, SandboxContract, StoreContract
 
 SUITE = Path(__file__).parent / "support" / "broken_suite.py"
 CONTRACTS: dict[type, Sequence[type[Any]]] = {
     StoreContract: [*BROKEN, *BROKEN_STREAMS],
-    SandboxContract: BROKEN_SANDBOXES,
+    SandboxContract: [*BROKEN_SANDBOXES, *LEAKY_SANDBOXES],
     FetcherContract: BROKEN_FETCHERS,
 }
 ALL = [(kind.__name__, f"test_{kind.CAUGHT_BY}") for kinds in CONTRACTS.values() for kind in kinds]
@@ -51,6 +52,11 @@ def test_a_broken_backend_is_caught_by_name(
     name: str, promise: str, failed: set[tuple[str, str]]
 ) -> None:
     assert (name, promise) in failed
+
+
+def test_names_are_told_apart() -> None:
+    names = [name for name, _ in ALL]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("contract", CONTRACTS)

@@ -1,14 +1,17 @@
 """The interfaces do not need roots to be local directories: images pass the contract, and build."""
 
+import shutil
 from pathlib import Path
 
+import anyio
 import pytest
 from support.builds import BusyboxFetcher, Events, stage
-from support.images_as_roots import ImageSandbox, ImageStore, ImageTrees
+from support.images_as_roots import ImageSandbox, ImageStore, ImageTrees, pack
 from support.store_tools import OpenStore
 
 from obuilder import Builder
-from obuilder.testing import StoreContract, Trees
+from obuilder.testing import SandboxContract, StoreContract, Trees
+from obuilder.testing._sandbox_bench import OpenSandbox, make_busybox_root
 
 SPEC = """((from busybox) (shell /bin/sh -c)
  (run (shell "echo one > /one; mkdir -p /d; chown 5:6 /one"))
@@ -34,6 +37,33 @@ class TestImageStore(StoreContract):
     @pytest.fixture
     def can_send_plain(self) -> bool:
         return False
+
+
+class TestImageSandbox(SandboxContract):
+    """All the promises: the suite looks into no root by itself."""
+
+    @pytest.fixture(params=["asyncio"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    @pytest.fixture
+    def open_sandbox(self, state_dir: Path) -> OpenSandbox:
+        return lambda: ImageSandbox.open(state_dir, ImageSandbox.Config())
+
+    @pytest.fixture
+    def rootfs(self, tmp_path: Path) -> Path:
+        return busybox_image(tmp_path / "result")
+
+    @pytest.fixture
+    def other_rootfs(self, tmp_path: Path) -> Path:
+        return busybox_image(tmp_path / "other result")
+
+
+def busybox_image(directory: Path) -> Path:
+    make_busybox_root(directory / "tree")
+    anyio.run(pack, directory / "tree", directory / "rootfs")
+    shutil.rmtree(directory / "tree")
+    return directory / "rootfs"
 
 
 @pytest.mark.anyio

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
+import anyio
+
 from obuilder.interfaces import BuildLog
 from obuilder.testing._logs import MemoryLog
 
-__all__ = ["Held", "Reordered", "Truncated"]
+__all__ = ["Hasty", "Held", "Passing", "Reordered", "Truncated"]
 
 
 class Held(MemoryLog):
@@ -32,6 +34,29 @@ class Reordered(Held):
         lines = self.data.splitlines(keepends=True)
         lines.sort(key=lambda line: line[:1] == b"e")
         return b"".join(lines)
+
+
+class Passing(MemoryLog):
+    """Passes all on, with a pipe of its own: no fault."""
+
+    def __init__(self, log: BuildLog) -> None:
+        super().__init__()
+        self._log = log
+
+    async def output(self, data: bytes) -> None:
+        await self._log.output(data)
+
+
+class Hasty(Passing):
+    """Lets a cancel end the reading too."""
+
+    async def _drain(self, reader: int) -> None:
+        while True:
+            await anyio.wait_readable(reader)
+            data = os.read(reader, 65536)
+            if not data:
+                return
+            await self.output(data)
 
 
 class Truncated(MemoryLog):

@@ -1,6 +1,5 @@
 """The contracts over each broken backend; test_broken_backends.py runs it."""
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
 from support.broken_streams import BROKEN_STREAMS
-from support.images import busybox_tarball
+from support.leaky_sandboxes import LEAKY_SANDBOXES, LeavesAFileOfTheMachines
+from support.rich_base import ENTRIES, FILES, LINKS, make_rich_tarball
 
 from obuilder.process import run
 from obuilder.testing import (
@@ -19,10 +19,13 @@ from obuilder.testing import (
     StoreContract,
     _crashes,
     _logs,
+    _orphans,
     _sandbox_bench,
+    _sandbox_builders,
     _sandbox_ends,
+    _sandbox_other,
+    _sandbox_secrets,
     _sandbox_views,
-    _traces,
 )
 from obuilder.testing._fetcher_bench import OpenFetcher
 from obuilder.testing._sandbox_bench import OpenSandbox
@@ -50,10 +53,10 @@ class _OneSandbox(SandboxContract):
     @pytest.fixture(autouse=True)
     def impatience(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # For those that wait for what does not come.
-        for module in (_sandbox_bench, _sandbox_ends, _sandbox_views):
+        parts = (_sandbox_builders, _sandbox_ends, _sandbox_secrets, _sandbox_views)
+        for module in (_sandbox_bench, _sandbox_other, *parts):
             monkeypatch.setattr(module, "LIMIT_S", 5.0)
-        for module in (_logs, _traces):
-            monkeypatch.setattr(module, "_LIMIT_S", 3.0)
+        monkeypatch.setattr(_logs, "_LIMIT_S", 3.0)
 
     @pytest.fixture(autouse=True)
     def cleaned(self, state_dir: Path) -> Iterator[None]:
@@ -61,6 +64,8 @@ class _OneSandbox(SandboxContract):
         yield
         if state_dir.exists():
             anyio.run(_clean, state_dir)
+        while LeavesAFileOfTheMachines.MADE:
+            LeavesAFileOfTheMachines.MADE.pop().unlink(missing_ok=True)
 
     @pytest.fixture
     def open_sandbox(self, state_dir: Path) -> OpenSandbox:
@@ -69,6 +74,17 @@ class _OneSandbox(SandboxContract):
 
 
 class _OneFetcher(FetcherContract):
+    @pytest.fixture(autouse=True)
+    def impatience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # For those that leave a daemon.
+        monkeypatch.setattr(_orphans, "GRACE_S", 1.0)
+
+    @pytest.fixture(autouse=True)
+    def cleaned(self, tmp_path: Path) -> Iterator[None]:
+        """What the faults leave does not outlive the test."""
+        yield
+        anyio.run(_unmount, tmp_path)
+
     @pytest.fixture
     def open_fetcher(self) -> OpenFetcher:
         kind = self.kind  # type: ignore[attr-defined]  # each class below has one
@@ -77,8 +93,8 @@ class _OneFetcher(FetcherContract):
     @pytest.fixture
     def base(self, context: FetchContext) -> str:
         assert context.spec_dir
-        shutil.copy(busybox_tarball(), context.spec_dir / "busybox.tar")
-        return "archive:busybox.tar"
+        make_rich_tarball(context.spec_dir / "rich.tar")
+        return "archive:rich.tar"
 
     @pytest.fixture
     def missing_base(self) -> str:
@@ -86,14 +102,26 @@ class _OneFetcher(FetcherContract):
 
     @pytest.fixture
     def expected_files(self) -> dict[str, bytes]:
-        return {"etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n"}
+        return FILES
+
+    @pytest.fixture
+    def expected_entries(self) -> dict[str, tuple[int, int, int]]:
+        return ENTRIES
+
+    @pytest.fixture
+    def expected_links(self) -> dict[str, str]:
+        return LINKS
 
 
 async def _clean(state_dir: Path) -> None:
     async with RuncSandbox.open(state_dir, RuncSandbox.Config()) as sandbox:
         for leftover in await sandbox.leftovers():
             await sandbox.discard(leftover)
-    for line in mounts(state_dir.parent):
+    await _unmount(state_dir.parent)
+
+
+async def _unmount(directory: Path) -> None:
+    for line in mounts(directory):
         await run(("umount", line.split()[4].replace("\\040", " ")))
 
 
@@ -104,5 +132,5 @@ def _collected(contract: type, kinds: Iterable[type]) -> None:
 
 
 _collected(_OneStore, (*BROKEN, *BROKEN_STREAMS))
-_collected(_OneSandbox, BROKEN_SANDBOXES)
+_collected(_OneSandbox, (*BROKEN_SANDBOXES, *LEAKY_SANDBOXES))
 _collected(_OneFetcher, BROKEN_FETCHERS)

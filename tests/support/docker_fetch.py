@@ -1,64 +1,22 @@
-"""What tests of the docker fetcher need: a log, a fetch, a foreign image, who is running."""
+"""What tests of the docker fetcher need: a fetch, a foreign image, who is running."""
 
 import io
 import json
 import os
 import tarfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-import anyio
-
-from obuilder.interfaces import BuildLog
+from obuilder._platforms import machine_platform
+from obuilder.testing._logs import MemoryLog
 from obuilder.types import BaseImage, FetchContext
 from obuilder_fetcher_docker import DockerFetcher
 
-__all__ = ["ABSENT_PLATFORM", "PLATFORM", "Fetch", "MemoryLog", "foreign_image", "running"]
+__all__ = ["ABSENT_PLATFORM", "PLATFORM", "Fetch", "foreign_image", "running"]
 
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-PLATFORM = "linux/" + _MACHINES.get(os.uname().machine, os.uname().machine)
+PLATFORM = machine_platform()
 ABSENT_PLATFORM = "linux/s390x"
-
-
-class MemoryLog(BuildLog):
-    """Keeps what it is given; `wrote` is set with the first output."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.notes: list[str] = []
-        self.wrote = anyio.Event()
-
-    async def output(self, data: bytes) -> None:
-        self.data += data
-        self.wrote.set()
-
-    async def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    @asynccontextmanager
-    async def pipe(self) -> AsyncIterator[int]:
-        reader, writer = os.pipe()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._copy, reader)
-            try:
-                yield writer
-            finally:
-                os.close(writer)
-
-    async def _copy(self, reader: int) -> None:
-        try:
-            with anyio.CancelScope(shield=True):
-                while True:
-                    await anyio.wait_readable(reader)
-                    data = os.read(reader, 65536)
-                    if not data:
-                        return
-                    await self.output(data)
-        finally:
-            os.close(reader)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from support.streaming import Streaming
 
+from obuilder.errors import SandboxError
 from obuilder.interfaces import BuildLog
 from obuilder.process import run
 from obuilder.testing import LocalTrees, Trees
@@ -37,8 +38,11 @@ async def unpack(image: Path, tree: Path) -> None:
 
 @asynccontextmanager
 async def opened(image: Path) -> AsyncIterator[Path]:
-    """An image as a tree for the block, which is packed again after it."""
-    with tempfile.TemporaryDirectory() as directory:
+    """An image as a tree for the block, which is packed again after it.
+
+    Beside the image: what a killed builder leaves there goes with the result that it worked on.
+    """
+    with tempfile.TemporaryDirectory(dir=image.parent) as directory:
         tree = Path(directory, "tree")
         tree.mkdir()
         if image.exists():
@@ -99,6 +103,8 @@ class ImageSandbox(RuncSandbox):
     async def run(
         self, config: RunConfig, rootfs: Path, *, log: BuildLog, stdin: int | None = None
     ) -> None:
+        if not rootfs.is_file():
+            raise SandboxError(f"{rootfs} is no image")
         async with opened(rootfs) as tree:
             tree.chmod(0o755)
             await super().run(config, tree, log=log, stdin=stdin)

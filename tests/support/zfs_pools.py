@@ -19,7 +19,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from obuilder.testing._traces import mounts
+from obuilder._mounts import unmount_below
 from obuilder_store_zfs.program import Failure, runs_zfs
 
 __all__ = ["kernel_has_zfs", "record_zfs", "zfs_name", "zfs_pool"]
@@ -108,9 +108,7 @@ def _destroy(name: str, directory: Path) -> None:
         # zfs-fuse now and then, while other programs have mount namespaces with the pool in them.
         # It goes with the daemon.
         _used.append(f"zfs-fuse, which did not let go of its pool: {error.what}")
-        places = (line.split()[4] for line in mounts(directory))
-        for place in sorted(places, reverse=True):  # what lies deeper first
-            _try("umount", "--lazy", place)
+        anyio.run(unmount_below, directory)
 
 
 @contextmanager

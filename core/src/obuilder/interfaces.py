@@ -256,9 +256,9 @@ class Sandbox(ABC, Generic[C]):
         Before: nobody else uses `rootfs`; the caller holds the lock of `config.id`.
         After: the command and all it started are gone, nothing is mounted, its
         output is in the log.
-        On failure: CommandFailed if the command ended badly, SandboxError if it
-        could not be started, BuildError if `config` asks what this sandbox
-        cannot honour.
+        On failure: CommandFailed if the command ended badly (by a signal: its status
+        is 128 and the signal's number), SandboxError if it could not be started,
+        BuildError if `config` asks what this sandbox cannot honour.
         Cancellation: kills everything inside and waits until it is gone.
         """
 
@@ -295,9 +295,11 @@ class Fetcher(ABC, Generic[C]):
     ) -> BaseImage:
         """Fill the existing empty directory `rootfs` with the image `base` names.
 
-        `base` is the whole text of `(from …)`, scheme included. `scratch` is an
-        empty directory on the store's file system for temporary files; the core
-        removes it afterwards.
-        On failure: FetchError; `rootfs` may be half full, the core discards it.
-        Cancellation: stops promptly and leaves nothing running.
+        `base` is the whole text of `(from …)`, scheme included. Owners, modes and
+        links are the image's. `scratch` is an empty directory on the store's file
+        system for temporary files, a program's TMPDIR for instance; the core
+        removes it afterwards. Nothing is written elsewhere.
+        On failure: FetchError, one short message; `rootfs` may be half full, the
+        core discards it. What a killed process has left hinders no later fetch.
+        Cancellation: stops promptly and leaves nothing running, daemons neither.
         """

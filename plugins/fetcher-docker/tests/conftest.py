@@ -28,6 +28,13 @@ def engine(docker_engine: DockerEngine, fetch: Fetch) -> DockerEngine:
 
 
 @pytest.fixture
+def debian(engine: DockerEngine) -> str:
+    """A larger image in `engine`. No test may make it: that takes an event loop of its own."""
+    engine.ensure("debian:bookworm")
+    return "debian:bookworm"
+
+
+@pytest.fixture
 def wrapper(tmp_path: Path) -> Callable[[str], str]:
     """Makes a CLI of a shell script, in which `"$docker"` is the real one."""
 

@@ -134,17 +134,6 @@ async def test_a_creation_that_the_engine_has_not_ended_is_waited_for(
     assert engine.containers() == []
 
 
-async def test_a_cancelled_fetch_can_be_made_again(engine: DockerEngine, fetch: Fetch) -> None:
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await fetch("busybox")
-    assert scope.cancelled_caught
-    fetch.rootfs.rmdir()
-    (fetch.directory / "scratch").rmdir()
-    await fetch("busybox")
-    assert (fetch.rootfs / "bin/sh").is_symlink()
-
-
 KILLED = """
 import anyio, os, sys
 from pathlib import Path

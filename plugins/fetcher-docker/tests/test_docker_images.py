@@ -121,17 +121,6 @@ async def test_the_environment_keeps_its_order_and_odd_values(
     assert engine.docker("volume", "ls", "--quiet") == ""
 
 
-async def test_a_debian_image_comes_with_owners_and_hard_modes(
-    engine: DockerEngine, fetch: Fetch
-) -> None:
-    engine.ensure("debian:bookworm")
-    image = await fetch("debian:bookworm")
-    assert image.env == (("PATH", PATH),)
-    assert (fetch.rootfs / "usr/bin/passwd").stat().st_mode & 0o7777 == 0o4755
-    assert (fetch.rootfs / "etc/shadow").stat().st_gid == 42
-    assert (fetch.rootfs / "bin").is_symlink()
-
-
 async def test_a_local_image_of_another_platform_is_refused(
     engine: DockerEngine, docker_registry: DockerRegistry, fetch: Fetch
 ) -> None:

@@ -78,11 +78,10 @@ async def test_no_permission_on_the_socket(
 
 
 async def test_an_engine_with_no_space_left(
-    engine: DockerEngine, docker_registry: DockerRegistry, fetch: Fetch
+    engine: DockerEngine, docker_registry: DockerRegistry, *, fetch: Fetch, debian: str
 ) -> None:
-    engine.ensure("debian:bookworm")
     base = f"{docker_registry.address}/large"
-    engine.docker("tag", "debian:bookworm", base)
+    engine.docker("tag", debian, base)
     engine.docker("push", base)
     with start_engine(disk="24m") as small:
         fetch.host = small.host

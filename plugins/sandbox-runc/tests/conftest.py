@@ -4,63 +4,19 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import anyio
 import pytest
 
 from obuilder.interfaces import BuildLog
+from obuilder.testing._logs import MemoryLog
 from obuilder.types import Id, RunConfig
 from obuilder_sandbox_runc import RuncSandbox
 
 BUSYBOX = Path("/bin/busybox")
 ENV = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
-
-
-class MemoryLog(BuildLog):
-    """Keeps what it is given; `pipe` is a real one."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.notes: list[str] = []
-        self._changed = anyio.Event()
-
-    async def output(self, data: bytes) -> None:
-        self.data += data
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
-
-    async def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    async def wait_for(self, text: bytes) -> None:
-        with anyio.fail_after(30):
-            while text not in self.data:
-                await self._changed.wait()
-
-    @asynccontextmanager
-    async def pipe(self) -> AsyncIterator[int]:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._drain, reader)
-                try:
-                    yield writer
-                finally:
-                    os.close(writer)
-        finally:
-            os.close(reader)
-
-    async def _drain(self, reader: int) -> None:
-        with anyio.CancelScope(shield=True):
-            while True:
-                await anyio.wait_readable(reader)
-                data = os.read(reader, 65536)
-                if not data:
-                    return
-                await self.output(data)
 
 
 @pytest.fixture(scope="session")

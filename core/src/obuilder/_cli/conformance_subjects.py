@@ -1,7 +1,5 @@
 """What can be tried: a store below its location; a sandbox or fetcher in a temporary directory."""
 
-import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from obuilder._cli.report import say
 from obuilder._core.config import Settings
 from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind
 from obuilder._core.session import load_backend
+from obuilder._mounts import unmount_below
 from obuilder.errors import ObuilderError
 from obuilder.process import run
 
@@ -96,12 +95,7 @@ class StoreSubject(Subject):
 
 async def _remove(directory: Path) -> None:
     """Remove it, and nothing of what a backend has left mounted there: that is the machine's."""
-    for line in reversed(Path("/proc/self/mountinfo").read_bytes().splitlines()):
-        place = re.sub(
-            rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), line.split(b" ")[4]
-        )
-        if place.startswith(b"%s/" % os.fsencode(directory)):
-            await run(("umount", "--lazy", "--", os.fsdecode(place)))
+    await unmount_below(directory)
     await run(("rm", "-rf", "--one-file-system", "--", str(directory)))
 
 

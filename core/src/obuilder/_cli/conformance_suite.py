@@ -52,6 +52,11 @@ class TestFetcher(FetcherContract):
     """Fetches the bases that the command line names."""
 
     @pytest.fixture
+    def options(self, candidate: Candidate) -> str:
+        """The configured options."""
+        return candidate.options()
+
+    @pytest.fixture
     def context(self, candidate: Candidate, tmp_path: Path) -> FetchContext:
         """As if a spec in the working directory named the base."""
         (tmp_path / "source").mkdir()

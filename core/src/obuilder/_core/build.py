@@ -17,11 +17,11 @@ from obuilder._core.inflight import Inflight, Outcome
 from obuilder._core.keeper import Keeper
 from obuilder._core.mover import Mover
 from obuilder._core.observe import BuildObserver, Observer, Telling
-from obuilder._core.platforms import machine_platform, same_platform
 from obuilder._core.prune import Pruner
 from obuilder._core.recovery import recover
 from obuilder._core.saved_env import read_env
 from obuilder._core.steps import Backends, ImportStep, Step, copy_step, run_step
+from obuilder._platforms import machine_platform, same_platform
 from obuilder.errors import BuildError, SourceError, StoreError
 from obuilder.events import EventSink
 from obuilder.interfaces import Fetcher, Sandbox, Store

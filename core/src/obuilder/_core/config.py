@@ -21,7 +21,7 @@ from obuilder._core.own_sections import (
     PluginsSettings,
     own_section,
 )
-from obuilder._core.platforms import machine_platform
+from obuilder._platforms import machine_platform
 from obuilder.errors import ConfigError
 from obuilder.spec.suggest import nearest
 

@@ -26,10 +26,10 @@ from obuilder._core.identity import (
     run_preimage,
 )
 from obuilder._core.manifest import Manifest, scan
-from obuilder._core.platforms import same_platform
 from obuilder._core.record import StepRecord
 from obuilder._core.saved_env import write_env
 from obuilder._core.step_caches import mounted_caches
+from obuilder._platforms import same_platform
 from obuilder.errors import BuildError, FetchError, SourceError, StoreError
 from obuilder.interfaces import Fetcher, Sandbox, Store
 from obuilder.spec import ast, op_to_sexp, to_mach

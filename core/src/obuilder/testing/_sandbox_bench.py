@@ -1,12 +1,9 @@
 """What the contract of sandboxes works with: a root, a log, runs, and other processes."""
 
-import json
 import os
 import secrets
 import shutil
-import signal
 import stat
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,9 +14,10 @@ import anyio
 import pytest
 
 from obuilder.interfaces import Sandbox
-from obuilder.process import call, run
+from obuilder.process import run
 from obuilder.testing._logs import MemoryLog
-from obuilder.testing._tools import CONFIG_FROM_JSON, LIMIT_S, children_running
+from obuilder.testing._sandbox_other import OtherBuilder, builder_code
+from obuilder.testing._tools import LIMIT_S
 from obuilder.types import Id, RunConfig
 
 __all__ = ["PATH", "AnySandbox", "OpenSandbox", "SandboxBench", "make_busybox_root"]
@@ -28,34 +26,6 @@ AnySandbox = Sandbox[Any]
 OpenSandbox = Callable[[], AbstractAsyncContextManager[AnySandbox]]
 
 PATH = ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-
-# A builder of its own that runs one command, whose output is its own.
-_CHILD = """
-import json, sys, anyio
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from obuilder.interfaces import BuildLog
-from obuilder.types import RunConfig
-from {module} import {name} as Backend
-
-class Log(BuildLog):
-    async def output(self, data):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    async def note(self, text):
-        pass
-    @asynccontextmanager
-    async def pipe(self):
-        yield 1
-
-async def main(state_dir, options, id, rootfs, argv, env):
-    config = config_from_json(Backend.Config, options)
-    async with Backend.open(Path(state_dir), config) as sandbox:
-        run = RunConfig(id=id, argv=tuple(json.loads(argv)), env=(tuple(json.loads(env)),))
-        await sandbox.run(run, Path(rootfs), log=Log())
-
-anyio.run(main, *sys.argv[1:], backend={backend!r})
-"""
 
 
 def make_busybox_root(root: Path) -> None:
@@ -126,43 +96,12 @@ class SandboxBench:
         return self.state_dir.parent
 
     @asynccontextmanager
-    async def other_process(self, command: str, word: str, *, id: Id) -> AsyncIterator[None]:
-        """Another builder runs a command, with `word` as its `$0`; killed (-9) after the block.
-
-        The block begins when the command has printed a line.
-        """
+    async def other_builder(self, *, id: Id) -> AsyncIterator[OtherBuilder]:
+        """Another builder, in whose command we can talk; killed (-9) with it after the block."""
         async with self.open_sandbox() as sandbox:
             kind = type(sandbox)
-        code = CONFIG_FROM_JSON + _CHILD.format(
-            module=kind.__module__, name=kind.__name__, backend=self.backend
-        )
-        argv = json.dumps(["/bin/sh", "-c", command, word])
-        args = (str(self.state_dir), self.options, id, str(self.rootfs), argv, json.dumps(PATH))
-        reader, writer = os.pipe()
-        failure: Exception | None = None
-
-        async def work() -> None:
-            with open(writer, "wb") as stdout:  # noqa: ASYNC230 - a pipe's descriptor
-                # The backend may live where the tests do.
-                path = {"PYTHONPATH": os.pathsep.join(sys.path)}
-                argv = (sys.executable, "-c", code, *args)
-                await call(argv, stdout=stdout.fileno(), stderr=2, env=path)
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(work)
-                with anyio.fail_after(LIMIT_S):
-                    await anyio.wait_readable(reader)
-                said = os.read(reader, 1000)
-                assert said.endswith(b"\n"), f"the other process said {said!r}"
-                try:
-                    yield
-                except Exception as error:  # noqa: BLE001 - raised again outside the task group
-                    failure = error
-                finally:
-                    for pid in children_running(code):
-                        os.kill(pid, signal.SIGKILL)
-        finally:
-            os.close(reader)
-        if failure is not None:
-            raise failure
+        args = (str(self.state_dir), self.options, id, str(self.rootfs))
+        code = builder_code(kind, self.backend)
+        network = () if self.can_isolate_network else ("host",)
+        async with OtherBuilder.started(code, args, path=PATH, network=network) as other:
+            yield other

@@ -159,23 +159,6 @@ class ViewPromises:
         assert said == b"refused\n"
         assert list((tmp_path / "shared").iterdir()) == []
 
-    async def test_a_secret_is_there_for_its_run_alone(self, bench: SandboxBench) -> None:
-        secrets = (
-            Secret(target="/run/one", value=b"first\0value"),
-            Secret(target="/run/deep/two", value=b"unheard-of value"),
-        )
-        if not bench.can_show_secrets:
-            with pytest.raises(BuildError):
-                await bench.run("true", secrets=secrets)
-            return
-        write = "echo changed 2>/dev/null > /run/one || echo refused"
-        said = await bench.run(f"cat /run/one /run/deep/two; echo; {write}", secrets=secrets)
-        assert said == b"first\0valueunheard-of value\nrefused\n"
-        # What is left may be what it was shown at, but empty.
-        assert await bench.run("find /run -type f -exec cat {} +") == b""
-        files = [path for path in bench.state_dir.rglob("*") if path.is_file()]
-        assert [path for path in files if b"unheard-of value" in path.read_bytes()] == []
-
     async def test_nothing_is_written_through_a_link_that_leads_outside(
         self, bench: SandboxBench, tmp_path: Path
     ) -> None:

@@ -106,7 +106,8 @@ class StreamPromises:
     async def test_an_import_that_is_cancelled_leaves_nothing(self, bench: Bench) -> None:
         async with bench.open_store() as store:
             for format in _formats(bench, store):
-                id = await _rich(bench, store)
+                # More than the pipes hold, and no compressor makes it less: the store has begun.
+                id = await _rich(bench, store, log=os.urandom(1 << 20))
                 async with _exported(store, id, format=format) as whole:
                     await store.delete(id)
                     half = whole.read_bytes()[: whole.stat().st_size // 2]
@@ -123,11 +124,11 @@ def _formats(bench: Bench, store: AnyStore) -> list[str]:
     return formats
 
 
-async def _rich(bench: Bench, store: AnyStore) -> Id:
+async def _rich(bench: Bench, store: AnyStore, *, log: bytes = b"log\xff\n") -> Id:
     id = new_id()
     async with store.build(id) as path:
         await bench.trees.make_rich(path / "rootfs")
-        (path / "log").write_bytes(b"log\xff\n")
+        (path / "log").write_bytes(log)
         (path / "env").write_text("env")
     return id
 

@@ -2,17 +2,21 @@
 
 import os
 import secrets
-import select
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import pytest
 
-__all__ = ["Mark", "children", "interfaces", "mounts"]
+from obuilder._mounts import unmount_below
 
-_LIMIT_S = 30.0
+__all__ = ["KeepsMounts", "Mark", "children", "interfaces", "mounts", "named", "processes_with"]
+
+# Where programs keep what is theirs, and the kernel what it knows of them.
+_PLACES = ("/dev/shm", "/run", "/sys/fs/cgroup", "/tmp", "/var/lib", "/var/tmp")  # noqa: S108 - looked at only
+_DEPTH = 2
 
 
 class Mark:
@@ -69,23 +73,6 @@ class Mark:
             raise failure
         assert not late, f"it had not ended after {limit_s:g} s"
 
-    async def wait_until_dead(self) -> bool:
-        """Wait for the end of all of them; whether it came within half a minute."""
-        return await anyio.to_thread.run_sync(self._wait, abandon_on_cancel=True)
-
-    def _wait(self) -> bool:
-        for pid in self.living():
-            try:
-                descriptor = os.pidfd_open(pid)
-            except ProcessLookupError:
-                continue
-            try:
-                if not select.select([descriptor], [], [], _LIMIT_S)[0]:
-                    return False
-            finally:
-                os.close(descriptor)
-        return not self.living()
-
 
 def mounts(directory: Path) -> set[str]:
     """What is mounted at or below a directory, as this process sees it."""
@@ -109,3 +96,39 @@ def children() -> set[str]:
 def interfaces(proc_net_dev: bytes) -> set[str]:
     """The network interfaces that a text of /proc/net/dev lists; proc(5)."""
     return {line.partition(":")[0].strip() for line in proc_net_dev.decode().splitlines()[2:]}
+
+
+def named(word: str) -> list[Path]:
+    """What has `word` in its name, in the upper parts of where programs leave something."""
+    found = []
+    for place in _PLACES:
+        for directory, directories, files in os.walk(place):
+            here = Path(directory)
+            found += [here / name for name in (*directories, *files) if word in name]
+            if len(here.relative_to(place).parts) + 1 >= _DEPTH:
+                directories.clear()
+    return found
+
+
+def processes_with(text: bytes) -> list[str]:
+    """The processes of this machine that have `text` among their arguments or environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            try:
+                data = (entry / name).read_bytes()
+            except OSError:  # it has ended meanwhile
+                continue
+            if text in data:
+                found.append(f"{entry.name} {name}")
+    return found
+
+
+class KeepsMounts:
+    """For the contracts: what a fault leaves mounted does not go with the test's directory."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_mounted_is_removed(self, tmp_path: Path) -> Iterator[None]:
+        """Pytest removes `tmp_path` with all that is shown in it, of this machine's for one."""
+        yield
+        anyio.run(unmount_below, tmp_path)

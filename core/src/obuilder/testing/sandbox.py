@@ -5,19 +5,23 @@ from pathlib import Path
 import pytest
 
 from obuilder.testing._sandbox_bench import OpenSandbox, SandboxBench, make_busybox_root
+from obuilder.testing._sandbox_builders import BuilderPromises
 from obuilder.testing._sandbox_ends import EndPromises
+from obuilder.testing._sandbox_secrets import SecretPromises
 from obuilder.testing._sandbox_views import ViewPromises
+from obuilder.testing._traces import KeepsMounts
 
 __all__ = ["SandboxContract"]
 
 
 @pytest.mark.anyio
-class SandboxContract(ViewPromises, EndPromises):
+class SandboxContract(ViewPromises, SecretPromises, EndPromises, BuilderPromises, KeepsMounts):
     """Subclass it, give the fixture `open_sandbox`, and override another where a sandbox needs it.
 
     `open_sandbox` is a factory without arguments: each call opens a new object on
-    the directory `state_dir`. The suite looks into the root by commands alone. What a sandbox
-    lacks it says by a fixture `can_…` that returns False, and then must refuse with BuildError.
+    the directory `state_dir`. The suite looks into the root by commands alone, and they may run
+    on another machine. What a sandbox lacks it says by a fixture `can_…` that returns False, and
+    then must refuse with BuildError.
     """
 
     @pytest.fixture(params=["asyncio", "trio"])

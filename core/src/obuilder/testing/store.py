@@ -7,13 +7,14 @@ from obuilder.testing._caches import CachePromises
 from obuilder.testing._crashes import CrashPromises
 from obuilder.testing._streams import StreamPromises
 from obuilder.testing._tools import Bench, OpenStore
+from obuilder.testing._traces import KeepsMounts
 from obuilder.testing._trees import LocalTrees, Trees
 
 __all__ = ["StoreContract"]
 
 
 @pytest.mark.anyio
-class StoreContract(BuildPromises, CachePromises, CrashPromises, StreamPromises):
+class StoreContract(BuildPromises, CachePromises, CrashPromises, StreamPromises, KeepsMounts):
     """Subclass it, give the fixture `open_store`, and override another where a store needs it.
 
     `open_store` is a factory without arguments: each call opens a new object on
