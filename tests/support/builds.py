@@ -185,8 +185,10 @@ class Events:
     def steps(self) -> list[tuple[Id, bool]]:
         return [(event.id, event.cached) for event in self.seen if isinstance(event, StepFinished)]
 
-    def context(self, *, src: Path | None = None, **secrets: bytes) -> BuildContext:
-        return BuildContext(on_event=self, src_dir=src, secrets=secrets)
+    def context(
+        self, *, src: Path | None = None, keep_going: bool = False, **secrets: bytes
+    ) -> BuildContext:
+        return BuildContext(on_event=self, src_dir=src, secrets=secrets, keep_going=keep_going)
 
 
 @dataclass(kw_only=True)
@@ -213,6 +215,7 @@ async def open_parts(
     sandbox: Sandbox[Any] | None = None,
     fetcher: TinyFetcher | None = None,
     observer: Observer | None = None,
+    jobs: int | None = None,
 ) -> AsyncIterator[Parts]:
     """A builder on an rsync store at `root`, by default with a scripted sandbox."""
     async with AsyncExitStack() as stack:
@@ -220,7 +223,7 @@ async def open_parts(
         sandbox = sandbox or ScriptedSandbox()
         fetcher = fetcher or TinyFetcher()
         builder = await stack.enter_async_context(
-            Builder(store, sandbox, fetcher, observer=observer)
+            Builder(store, sandbox, fetcher, observer=observer, jobs=jobs)
         )
         yield Parts(builder=builder, store=store, sandbox=sandbox, fetcher=fetcher)
 

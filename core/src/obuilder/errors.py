@@ -8,6 +8,7 @@
     │   └── PluginError      a backend is missing, broken, or claimed twice
     ├── BuildError           a step could not succeed
     │   ├── CommandFailed    a command in the sandbox ended badly
+    │   ├── StagesFailed     several stages did, of a build that went on after the first
     │   └── SourceError      what a `copy` names is missing or not allowed
     └── BackendError         the infrastructure failed
         ├── StoreError
@@ -38,6 +39,7 @@ __all__ = [
     "SandboxError",
     "SourceError",
     "SpecError",
+    "StagesFailed",
     "StoreError",
 ]
 
@@ -117,6 +119,16 @@ class SourceError(BuildError):
     """A source of a `copy` is missing, of an unsupported type, or out of bounds."""
 
     default_code = "source.invalid"
+
+
+class StagesFailed(BuildError):
+    """Several stages of a build failed, of which each error is one of `errors`, in order."""
+
+    default_code = "stages.failed"
+
+    def __init__(self, errors: tuple[ObuilderError, ...]) -> None:
+        super().__init__(f"{len(errors)} stages failed: {'; '.join(map(str, errors))}")
+        self.errors = errors
 
 
 class BackendError(ObuilderError):

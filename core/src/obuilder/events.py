@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from obuilder.errors import ObuilderError
 from obuilder.spec.ast import Op
 from obuilder.types import Id
 
@@ -18,6 +19,7 @@ __all__ = [
     "Note",
     "OpStarted",
     "Output",
+    "StageFailed",
     "StageFinished",
     "StageStarted",
     "StepFinished",
@@ -47,6 +49,13 @@ class StageFinished(Event):
 
     name: str
     id: Id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFailed(Event):
+    """A step of the stage has failed, or could not be begun. The others go on, or are cancelled."""
+
+    error: ObuilderError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 import errno
 import io
+from collections.abc import Callable
+from functools import partial
 
 import anyio
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from obuilder import events
 from obuilder._cli.output import Output
 from obuilder._cli.plain import PlainRenderer
+from obuilder.errors import BuildError
 from obuilder.spec import Run, SecretMount, Shell
 from obuilder.types import Id
 
@@ -29,8 +32,12 @@ class Out(io.BytesIO):
             raise self.error
 
 
-def at(kind: type[events.Event], **fields: object) -> events.Event:
-    return kind(seq=1, stage=(), **fields)
+def at(kind: type[events.Event], *, stage: tuple[str, ...] = (), **fields: object) -> events.Event:
+    return kind(seq=1, stage=stage, **fields)
+
+
+def within(*names: str) -> Callable[..., events.Event]:
+    return partial(at, stage=names)
 
 
 def rendered(*told: events.Event) -> bytes:
@@ -43,14 +50,15 @@ def rendered(*told: events.Event) -> bytes:
 
 
 def test_whole_build_is_printed_as_behaviour_section_5_shows_it() -> None:
+    dev = within("dev")
     text = rendered(
-        at(events.StageStarted, name="dev"),
-        at(events.BaseStarted, base="debian:bookworm"),
-        at(events.StepFinished, id=ID, cached=True),
-        at(events.OpStarted, op=Run(shell="mkdir -p /out"), workdir="/"),
-        at(events.Output, data=b"raw\n"),
-        at(events.StepFinished, id=ID, cached=False),
-        at(events.StageFinished, name="dev", id=ID),
+        dev(events.StageStarted, name="dev"),
+        dev(events.BaseStarted, base="debian:bookworm"),
+        dev(events.StepFinished, id=ID, cached=True),
+        dev(events.OpStarted, op=Run(shell="mkdir -p /out"), workdir="/"),
+        dev(events.Output, data=b"raw\n"),
+        dev(events.StepFinished, id=ID, cached=False),
+        dev(events.StageFinished, name="dev", id=ID),
         at(events.BuildFinished, id=ID),
     ).decode()
     assert text.splitlines() == [
@@ -88,8 +96,61 @@ def test_text_that_is_not_utf8_comes_out_as_the_bytes_it_was() -> None:
 
 
 def test_stage_name_is_quoted_as_ocaml_does() -> None:
-    assert rendered(at(events.StageStarted, name='a"b\n')) == '(build "a\\"b\\n" …)\n'.encode()
-    assert rendered(at(events.StageFinished, name="é", id=ID)) == (b'--> finished "\\195\\169"\n')
+    started = within('a"b\n')(events.StageStarted, name='a"b\n')
+    assert rendered(started) == '(build "a\\"b\\n" …)\n'.encode()
+    inside = within("é")
+    both = (inside(events.StageStarted, name="é"), inside(events.StageFinished, name="é", id=ID))
+    assert rendered(*both).endswith(b'--> finished "\\195\\169"\n')
+
+
+def test_stages_side_by_side_print_as_one_by_one() -> None:
+    out = Out()
+    renderer = PlainRenderer(Output(out))
+    a, deep, b = within("a"), within("a", "deep"), within("b")
+    for event in (
+        a(events.StageStarted, name="a"),
+        deep(events.StageStarted, name="deep"),
+        b(events.StageStarted, name="b"),
+        b(events.Output, data=b"in b\n"),
+        at(events.Output, data=b"outside\n"),
+        a(events.Output, data=b"in a\n"),
+        b(events.StageFinished, name="b", id=ID),
+        deep(events.Output, data=b"in deep\n"),
+    ):
+        renderer(event)
+    assert out.getvalue().decode() == '(build "a" …)\n(build "deep" …)\nin deep\n'
+    for event in (
+        deep(events.StageFinished, name="deep", id=ID),
+        a(events.StageFinished, name="a", id=ID),
+        at(events.BuildFinished, id=ID),
+    ):
+        renderer(event)
+    assert out.getvalue().decode().splitlines() == [
+        *('(build "a" …)', '(build "deep" …)', "in deep", '--> finished "deep"'),
+        *("in a", '--> finished "a"'),
+        *('(build "b" …)', "in b", '--> finished "b"'),
+        *("outside", f'Got: "{ID}"'),
+    ]
+
+
+def test_a_stage_that_fails_is_printed_though_it_was_not_its_turn() -> None:
+    for everything in (False, True):
+        out = Out()
+        renderer = PlainRenderer(Output(out))
+        a, b, c = within("a"), within("b"), within("c")
+        for event in (
+            *(in_(events.StageStarted, name=name) for in_, name in ((a, "a"), (b, "b"), (c, "c"))),
+            c(events.Output, data=b"in c\n"),
+            b(events.Output, data=bytes(3_000_000)),
+            b(events.StageFailed, error=BuildError("no")),
+        ):
+            renderer(event)
+        assert out.getvalue().decode() == '(build "a" …)\n'
+        renderer.finish(everything=everything)
+        rest = out.getvalue().partition(b"\n")[2].replace(bytes(3_000_000), b"zeros")
+        then = '(build "c" …)\nin c\n' if everything else ""
+        renderer.close()
+        assert rest.decode() == f'(build "b" …)\nzeros{then}'
 
 
 def test_note_is_a_line() -> None:

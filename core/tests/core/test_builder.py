@@ -38,7 +38,7 @@ NESTED = """
 
 async def test_stages_are_built_in_order_and_see_what_is_in_scope(tmp_path: Path) -> None:
     seen = Events()
-    async with open_parts(tmp_path / "store") as parts:
+    async with open_parts(tmp_path / "store", jobs=1) as parts:
         result = await parts.builder.build(stage(NESTED), seen.context())
         assert (result.path / "rootfs" / "all" / "deep").read_text() == "in deep\n"
         assert (result.path / "rootfs" / "ran").read_text() == "the end\n"

@@ -63,11 +63,20 @@ def build(
     id_file: Annotated[
         str | None, typer.Option("--id-file", metavar="FILE", help="Write the result's id here.")
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, metavar="N", help="Make at most N steps at once."),
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="After a failure, make what does not depend on it.")
+    ] = False,
 ) -> None:
     """Build a spec; cached steps are not run again."""
     from obuilder._cli import inputs  # noqa: PLC0415
 
-    settings = options.settings()
+    own = [f"build.jobs={jobs}"] if jobs is not None else []
+    own += ["build.keep-going=true"] if keep_going else []
+    settings = options.then(GlobalOptions(option=own)).settings()
     source = inputs.source_directory(source_dir)
     secrets = inputs.read_secrets(secret or ())
     read = inputs.read_spec(spec)

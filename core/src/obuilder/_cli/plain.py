@@ -4,20 +4,51 @@ from collections.abc import Awaitable
 
 from obuilder import events
 from obuilder._cli.output import Output
+from obuilder._cli.turns import Turns
 from obuilder.spec import quoted, step_heading
 
 __all__ = ["PlainRenderer"]
 
 
 class PlainRenderer:
-    """Writes each event to the output as it comes."""
+    """Writes each event to the output, as soon as it is the turn of the event's stage."""
 
     def __init__(self, output: Output) -> None:
-        self._output = output
+        self._turns = Turns(output)
 
     def __call__(self, event: events.Event) -> Awaitable[None] | None:
         """Write one event; what it returns is awaited before the next one comes."""
-        return self._output.write(_bytes(event))
+        data = _bytes(event)
+        match event:
+            case events.StageStarted(stage=stage):
+                return self._turns.start(stage, data)
+            case events.StageFinished(stage=stage):
+                return self._then_end(self._turns.write(stage, data), stage)
+            case events.StageFailed(stage=stage):
+                return self._turns.end(stage, failed=True)
+        return self._turns.write(event.stage, data) if data else None
+
+    def finish(self, *, everything: bool) -> Awaitable[None] | None:
+        """The build has failed: write what failed stages have printed, or all of them."""
+        return self._turns.finish(everything=everything)
+
+    def close(self) -> None:
+        """Write no more."""
+        self._turns.close()
+
+    def _then_end(
+        self, waiting: Awaitable[None] | None, stage: tuple[str, ...]
+    ) -> Awaitable[None] | None:
+        if waiting is None:
+            return self._turns.end(stage)
+
+        async def both() -> None:
+            await waiting
+            then = self._turns.end(stage)
+            if then is not None:
+                await then
+
+        return both()
 
 
 def _bytes(event: events.Event) -> bytes:

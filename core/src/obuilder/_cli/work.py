@@ -11,7 +11,7 @@ from obuilder._cli.output import Output
 from obuilder._cli.plain import PlainRenderer
 from obuilder._cli.report import FAILED, step_failed
 from obuilder._cli.supervise import supervised
-from obuilder.errors import BackendError, BuildError, FetchError, PluginError
+from obuilder.errors import BackendError, BuildError, FetchError, PluginError, StagesFailed
 from obuilder.types import Id
 
 __all__ = ["run_build", "run_healthcheck", "run_removal"]
@@ -31,20 +31,28 @@ def run_build(
     results: list[BuildResult] = []
 
     async def work(output: Output) -> int:
+        renderer = PlainRenderer(output)
         context = BuildContext(
             src_dir=source,
             spec_dir=spec.directory,
             secrets=secrets,
-            on_event=PlainRenderer(output),
+            on_event=renderer,
             platform=settings.platform,
+            keep_going=settings.build.keep_going,
         )
         try:
             async with open_builder(settings) as builder:
                 results.append(await builder.build(spec.stage, context))
         except (BuildError, BackendError) as error:
+            rest = renderer.finish(everything=settings.build.keep_going)
+            if rest is not None:
+                await rest
             await output.drained()  # the step's heading stands just before
-            step_failed(error)
+            for each in error.errors if isinstance(error, StagesFailed) else (error,):
+                step_failed(each)
             return FAILED
+        finally:
+            renderer.close()
         return 0
 
     _exit_unless_ok(supervised(work))

@@ -1,7 +1,7 @@
 """The builder: walks a spec's stages and asks the backends to make each step once."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,16 +13,18 @@ import anyio.to_thread
 
 from obuilder._core.context import Context
 from obuilder._core.db import Database
-from obuilder._core.inflight import Inflight, Outcome
+from obuilder._core.inflight import Inflight
 from obuilder._core.keeper import Keeper
 from obuilder._core.mover import Mover
-from obuilder._core.observe import BuildObserver, Observer, Telling
+from obuilder._core.observe import BuildObserver, Observer
 from obuilder._core.prune import Pruner
 from obuilder._core.recovery import recover
 from obuilder._core.saved_env import read_env
-from obuilder._core.steps import Backends, ImportStep, Step, copy_step, run_step
-from obuilder._platforms import machine_platform, same_platform
-from obuilder.errors import BuildError, SourceError, StoreError
+from obuilder._core.stages import Stages, Wanted
+from obuilder._core.steps import Backends, run_step
+from obuilder._core.telling import Telling
+from obuilder._platforms import machine_platform
+from obuilder.errors import BuildError, StoreError
 from obuilder.events import EventSink
 from obuilder.interfaces import Fetcher, Sandbox, Store
 from obuilder.locks import Locks
@@ -37,7 +39,8 @@ class BuildContext:
     """What a build needs besides its spec.
 
     `src_dir` is what `copy` reads from and `spec_dir` the spec's own directory,
-    both absolute; `platform` (`OS/ARCH`) defaults to the builder's.
+    both absolute; `platform` (`OS/ARCH`) defaults to the builder's. `keep_going`: after a
+    failure, stages that do not depend on it are made all the same.
     """
 
     src_dir: Path | None = None
@@ -45,6 +48,7 @@ class BuildContext:
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     on_event: EventSink | None = None
     platform: str | None = None
+    keep_going: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +84,13 @@ class Builder:
         *,
         observer: Observer | None = None,
         platform: str | None = None,
+        jobs: int | None = None,
     ) -> None:
-        """`platform` (`OS/ARCH`) is that of builds that say none; default: this machine's."""
+        """`platform` (`OS/ARCH`) is that of builds that say none; default: this machine's.
+
+        `jobs`: how many steps are made at once; 1: the stages of a build in turn. None: any number.
+        """
+        self._jobs = jobs
         self._backends = Backends(store=store, sandbox=sandbox, fetcher=fetcher)
         self._store = store
         self._observer = observer
@@ -97,7 +106,9 @@ class Builder:
             await recover(self._backends, self._database, locks)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             inflight = Inflight(self._tasks)
-            self._keeper = Keeper(self._backends, self._database, locks=locks, inflight=inflight)
+            self._keeper = Keeper(
+                self._backends, self._database, locks=locks, inflight=inflight, jobs=self._jobs
+            )
             self._pruner = Pruner(self._store, self._database, locks)
             self._mover = Mover(self._backends, self._database, locks)
             self._stack = stack.pop_all()
@@ -124,61 +135,26 @@ class Builder:
         """
         context = context or BuildContext()
         observer = BuildObserver(self._observer)
-        telling = Telling(context.on_event)
-        async with observer.build(), self._stage(spec, _Walk(context, telling, observer)) as done:
-            await telling.build_finished(done.id)
-            return done
+        stages = self._stages(spec, context, observer)
+        async with observer.build(), stages.built(spec) as done:
+            await stages.telling.build_finished(done.id)
+            return BuildResult(id=done.id, path=done.path)
 
-    @asynccontextmanager
-    async def _stage(self, stage: ast.Stage, walk: "_Walk") -> AsyncIterator[BuildResult]:
-        """The stage's result, protected from deletion inside the block."""
-        async with AsyncExitStack() as kept:
-            for name, child in stage.builds:
-                inner = walk.inside(name)
-                await inner.telling.stage_started(name)
-                result = await kept.enter_async_context(self._stage(child, inner))
-                await inner.telling.stage_finished(name, result.id)
-                walk.finished[name] = result
-            async with AsyncExitStack() as holding:
-                done = await self._base(stage.from_, walk, holding)
-                env = await anyio.to_thread.run_sync(read_env, done.path / "env")
-                state = Context(shell=self._backends.sandbox.default_shell, env=env)
-                for op in stage.ops:
-                    await walk.telling.op_started(op, state.workdir)
-                    step = await _step(done.id, state, op, walk=walk)
-                    if step is not None:
-                        done = await self._advance(step, walk, holding)
-                    state = state.after(op)
-                yield done
-
-    async def _base(self, text: str, walk: "_Walk", holding: AsyncExitStack) -> BuildResult:
-        await walk.telling.base_started(text)
-        wanted = walk.context.platform or self._platform
-        fetch = FetchContext(
-            platform=wanted, spec_dir=walk.context.spec_dir, source_dir=walk.context.src_dir
+    def _stages(self, spec: ast.Stage, context: BuildContext, observer: BuildObserver) -> Stages:
+        platform = context.platform or self._platform
+        wanted = Wanted(
+            source=context.src_dir,
+            secrets=context.secrets,
+            fetch=FetchContext(
+                platform=platform, spec_dir=context.spec_dir, source_dir=context.src_dir
+            ),
+            shell=self._backends.sandbox.default_shell,
+            # Those of one name could not be told apart.
+            side_by_side=self._jobs != 1 and not _has_namesakes(spec),
+            keep_going=context.keep_going,
         )
-        done = await self._advance(ImportStep(text=text, context=fetch), walk, holding)
-        record = await self._keeper.record(done.id, done.path)
-        if record and record.platform and not same_platform(record.platform, wanted):
-            raise BuildError(
-                f"the base {text} in this store is for {record.platform}, wanted is {wanted}",
-                code="base.platform",
-                hint=f"use another store for {wanted}, or remove it: obuilder delete {done.id}",
-            )
-        return done
-
-    async def _advance(self, step: Step, walk: "_Walk", holding: AsyncExitStack) -> BuildResult:
-        await walk.telling.step_started(step.id, step.kind)
-        async with walk.observer.step(step.id, step.kind) as observed, AsyncExitStack() as taken:
-            outcome: Outcome = await taken.enter_async_context(
-                self._keeper.result(step, walk.telling.piece)
-            )
-            observed.cached = outcome.cached
-            # Only now the base's is let go: the chain is never unprotected.
-            await holding.aclose()
-            holding.push_async_exit(taken.pop_all())
-        await walk.telling.step_finished(step.id, cached=outcome.cached)
-        return BuildResult(id=step.id, path=outcome.path)
+        telling = Telling(context.on_event)
+        return Stages(self._keeper, wanted, telling=telling, observer=observer)
 
     async def healthcheck(self, *, base: str = "busybox", limit_s: float = 30.0) -> None:
         """Run `echo healthcheck` on `base` and remove the result again.
@@ -209,8 +185,9 @@ class Builder:
                 raise
 
     async def _healthcheck_id(self, base: str, ops: tuple[ast.Shell, ast.Run]) -> Id:
-        walk = _Walk(BuildContext(), Telling(None), BuildObserver(None))
-        async with self._stage(ast.Stage(from_=base), walk) as done:
+        stage = ast.Stage(from_=base)
+        stages = self._stages(stage, BuildContext(), BuildObserver(None))
+        async with stages.built(stage) as done:
             env = await anyio.to_thread.run_sync(read_env, done.path / "env")
             state = Context(shell=ops[0].argv, env=env)
             return run_step(done.id, state, ops[1], secrets={}).id
@@ -270,34 +247,6 @@ class Builder:
         )
 
 
-class _Walk:
-    """Where a build is: what it was given, whom it tells, and the stages in scope."""
-
-    def __init__(self, context: BuildContext, telling: Telling, observer: BuildObserver) -> None:
-        self.context = context
-        self.telling = telling
-        self.observer = observer
-        self.finished: dict[str, BuildResult] = {}
-
-    def inside(self, name: str) -> "_Walk":
-        walk = _Walk(self.context, self.telling.inside(name), self.observer)
-        walk.finished = dict(self.finished)
-        return walk
-
-
-async def _step(base: Id, state: Context, op: ast.Op, *, walk: _Walk) -> Step | None:
-    match op:
-        case ast.Run():
-            return run_step(base, state, op, secrets=walk.context.secrets)
-        case ast.Copy(from_=None):
-            if walk.context.src_dir is None:
-                raise SourceError(
-                    "this build has no source directory to copy from", code="source.none"
-                )
-            return await copy_step(base, state, op, source=walk.context.src_dir)
-        case ast.Copy(from_=str(name)):
-            stage = walk.finished.get(name)
-            if stage is None:  # a parsed spec has none such; a program's may
-                raise BuildError(f"there is no finished stage {name!r} here", code="stage.unknown")
-            return await copy_step(base, state, op, source=stage.path / "rootfs")
-    return None
+def _has_namesakes(stage: ast.Stage) -> bool:
+    names = [name for name, _ in stage.builds]
+    return len(set(names)) < len(names) or any(_has_namesakes(each) for _, each in stage.builds)

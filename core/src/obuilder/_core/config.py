@@ -15,8 +15,10 @@ from typing import Any, Self
 from obuilder._core.driver_names import is_qualified
 from obuilder._core.options import Value, canonical, describe
 from obuilder._core.own_sections import (
+    BUILD,
     HEALTHCHECK,
     PLUGINS,
+    BuildSettings,
     HealthcheckSettings,
     PluginsSettings,
     own_section,
@@ -61,6 +63,7 @@ class Settings:
 
     choices: Mapping[str, Value]
     sections: Mapping[str, Mapping[str, Value]]
+    build: BuildSettings
     healthcheck: HealthcheckSettings
     plugins: PluginsSettings
     default_location: str
@@ -124,6 +127,7 @@ class Settings:
         choices.setdefault("platform", Value(value=machine_platform(), source="this machine"))
         return cls(
             choices=choices,
+            build=own_section(BuildSettings, BUILD, sections),
             healthcheck=own_section(HealthcheckSettings, HEALTHCHECK, sections),
             plugins=own_section(PluginsSettings, PLUGINS, sections),
             sections=sections,
@@ -314,7 +318,7 @@ def _choice(key: str, value: object, layer: _Layer) -> Value:
 
 def _section(key: str, value: object, layer: _Layer) -> dict[str, Value]:
     if not isinstance(value, Mapping):
-        known = (*_CHOICES, HEALTHCHECK, PLUGINS)
+        known = (*_CHOICES, BUILD, HEALTHCHECK, PLUGINS)
         meant = nearest(key, known)
         raise ConfigError(
             f"unknown setting {key!r}",

@@ -1,6 +1,7 @@
 """From a step to its saved result: locks, store, log and database in the right order."""
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -38,8 +39,15 @@ class Keeper:
     """
 
     def __init__(
-        self, backends: Backends, database: Database, *, locks: Locks, inflight: Inflight
+        self,
+        backends: Backends,
+        database: Database,
+        *,
+        locks: Locks,
+        inflight: Inflight,
+        jobs: int | None = None,
     ) -> None:
+        self._slots = anyio.CapacityLimiter(math.inf if jobs is None else jobs)
         self._backends = backends
         self._store = backends.store
         self._database = database
@@ -101,6 +109,7 @@ class Keeper:
             if found is not None:
                 return replace(found, told=await elsewhere.saved())
             await elsewhere.failed()
+            await held.enter_async_context(self._slots)
             await self._end_orphans(step.id)
             begun = time.monotonic()
             async with self._store.build(step.id, base=step.base) as directory:

@@ -7,13 +7,37 @@ from typing import TypeVar
 
 from obuilder._core.options import Value, fill, option_names, unknown_key
 
-__all__ = ["HEALTHCHECK", "PLUGINS", "HealthcheckSettings", "PluginsSettings", "own_section"]
+__all__ = [
+    "BUILD",
+    "HEALTHCHECK",
+    "PLUGINS",
+    "BuildSettings",
+    "HealthcheckSettings",
+    "PluginsSettings",
+    "own_section",
+]
 
+BUILD = "build"
 HEALTHCHECK = "healthcheck"
 PLUGINS = "plugins"
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Mapping[str, Value])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSettings:
+    """The section `build`."""
+
+    jobs: int = 0
+    """How many steps are made at once; 0: as many as there are processors."""
+
+    keep_going: bool = False
+    """After a failure, make the stages that do not depend on it all the same."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 0:
+            raise ValueError(f"jobs must be 0 or more, not {self.jobs}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

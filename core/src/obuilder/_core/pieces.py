@@ -2,12 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from obuilder.locks import OnWait
 from obuilder.types import Holder
-
-if TYPE_CHECKING:
-    from obuilder.locks import OnWait  # not at run time: the command line's help needs no anyio
 
 __all__ = ["Piece", "Sink", "Wait", "telling"]
 
@@ -27,7 +24,7 @@ Sink = Callable[[Piece], Awaitable[None]]
 """Gets the pieces of a step, from its beginning."""
 
 
-def telling(what: str, tell: Callable[[Wait], None]) -> "OnWait":
+def telling(what: str, tell: Callable[[Wait], None]) -> OnWait:
     """Has a wait for a lock told, as one for `what`."""
 
     async def on_wait(holder: Holder) -> None:

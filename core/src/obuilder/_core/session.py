@@ -1,5 +1,6 @@
 """Settings to an open builder: loads the chosen drivers, fills their options, opens them."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from obuilder._core.build import BuildContext, Builder, BuildResult
 from obuilder._core.config import Settings, known_schemes
 from obuilder._core.driver_names import driver_of
 from obuilder._core.options import fill, option_names, unknown_key
-from obuilder._core.own_sections import HEALTHCHECK, PLUGINS
+from obuilder._core.own_sections import BUILD, HEALTHCHECK, PLUGINS
 from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
 from obuilder._core.routing import RoutingFetcher
 from obuilder.errors import ConfigError, ObuilderError, PluginError
@@ -93,7 +94,7 @@ class _Session:
             if section in {_section(name) for name in installed}:
                 continue
             sources = sorted({value.source for value in values.values()})
-            meant = nearest(section, {*installed, HEALTHCHECK, PLUGINS})
+            meant = nearest(section, {*installed, BUILD, HEALTHCHECK, PLUGINS})
             says = f"did you mean [{meant}]? " if meant else ""
             raise ConfigError(
                 f"there is a section [{section}], but no driver of that name is installed",
@@ -201,8 +202,14 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
         fetcher,
         observer=plugins.hooks(settings.plugins.disable),
         platform=settings.platform,
+        jobs=settings.build.jobs or _processors(),
     )
     return await stack.enter_async_context(builder)
+
+
+def _processors() -> int:
+    # Those that this process may use, which can be fewer than there are.
+    return len(os.sched_getaffinity(0))
 
 
 @contextmanager
