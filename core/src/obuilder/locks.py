@@ -68,8 +68,15 @@ class Locks:
             self._release(name, descriptor)
 
     @contextmanager
-    def try_hold(self, name: str, *, shared: bool = False) -> Iterator[bool]:
-        """Hold a lock for the block if it is free now; yields whether it was."""
+    def try_hold(
+        self, name: str, *, shared: bool = False, keep_trace: bool = False
+    ) -> Iterator[bool]:
+        """Hold a lock for the block if it is free now; yields whether it was.
+
+        `keep_trace`: the file of a process that died is there afterwards as it was before,
+        for who only looks.
+        """
+        trace = self._identity(name) if keep_trace else None
         descriptor = self._try(name, shared=shared)
         try:
             if descriptor is None:
@@ -78,8 +85,30 @@ class Locks:
                 with inherited(descriptor):
                     yield True
         finally:
-            if descriptor is not None:
+            if descriptor is None:
+                pass
+            elif trace is not None and trace == self._identity(name):
+                os.close(descriptor)  # who has come to wait meanwhile is woken by this too
+            else:
                 self._release(name, descriptor)
+
+    def abandoned(self) -> list[str]:
+        """The locks of processes that died. One that is being taken just now may be among them."""
+        found = []
+        for name in self.names():
+            with self.try_hold(name, keep_trace=True) as free:
+                pass
+            # One that was released meanwhile was made anew by this, and is gone.
+            if free and self._identity(name) is not None:
+                found.append(name)
+        return found
+
+    def _identity(self, name: str) -> tuple[int, int] | None:
+        try:
+            found = (self._directory / name).lstat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def names(self) -> list[str]:
         """The locks that are held, or were by a process that died."""
