@@ -60,7 +60,7 @@ def others_have_open(database: Path) -> bool:
     for name in (database.name, f"{database.name}-shm"):
         path = database.with_name(name)
         if path.is_file():
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
                 answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted)
