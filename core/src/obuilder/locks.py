@@ -27,7 +27,10 @@ from obuilder._inherited import inherited
 from obuilder.errors import StoreError
 from obuilder.types import Id
 
-__all__ = ["Locks", "use_lock"]
+__all__ = ["Locks", "Trace", "use_lock"]
+
+Trace = tuple[int, int, int]
+"""What tells the file of an abandoned lock from any other."""
 
 
 def use_lock(id: Id) -> str:
@@ -69,14 +72,12 @@ class Locks:
 
     @contextmanager
     def try_hold(
-        self, name: str, *, shared: bool = False, keep_trace: bool = False
+        self, name: str, *, shared: bool = False, trace: Trace | None = None
     ) -> Iterator[bool]:
         """Hold a lock for the block if it is free now; yields whether it was.
 
-        `keep_trace`: the file of a process that died is there afterwards as it was before,
-        for who only looks.
+        `trace`: what `abandoned` said of it; that file is left, for who only looks.
         """
-        trace = self._identity(name) if keep_trace else None
         descriptor = self._try(name, shared=shared)
         try:
             if descriptor is None:
@@ -85,30 +86,31 @@ class Locks:
                 with inherited(descriptor):
                     yield True
         finally:
-            if descriptor is None:
-                pass
-            elif trace is not None and trace == self._identity(name):
-                os.close(descriptor)  # who has come to wait meanwhile is woken by this too
-            else:
-                self._release(name, descriptor)
+            if descriptor is not None:
+                if trace is not None and trace == _identity(os.fstat(descriptor)):
+                    os.close(descriptor)  # who has come to wait meanwhile is woken by this too
+                else:
+                    self._release(name, descriptor)
 
-    def abandoned(self) -> list[str]:
-        """The locks of processes that died. One that is being taken just now may be among them."""
-        found = []
+    def abandoned(self) -> dict[str, Trace]:
+        """The locks of processes that died.
+
+        One that is just being taken may be among them: not twice with the same trace.
+        Takes no lock, so that nobody finds one held who tries.
+        """
+        found = {}
         for name in self.names():
-            with self.try_hold(name, keep_trace=True) as free:
-                pass
-            # One that was released meanwhile was made anew by this, and is gone.
-            if free and self._identity(name) is not None:
-                found.append(name)
+            path = self._directory / name
+            try:
+                # A holder has it open for reading too; a waiter does not see writers come and go.
+                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # a FIFO that nobody has open
+                    with suppress(FileNotFoundError):  # another process has just removed it
+                        found[name] = _identity(path.lstat())
+                elif error.errno != errno.ENOENT:
+                    raise StoreError(f"cannot examine lock {path}: {error.strerror}") from error
         return found
-
-    def _identity(self, name: str) -> tuple[int, int] | None:
-        try:
-            found = (self._directory / name).lstat()
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino
 
     def names(self) -> list[str]:
         """The locks that are held, or were by a process that died."""
@@ -177,6 +179,10 @@ class Locks:
             pass
         finally:
             os.close(descriptor)
+
+
+def _identity(status: os.stat_result) -> Trace:
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def _kind(*, shared: bool) -> int:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ import anyio
 
 from obuilder.durable import write_file
 from obuilder.errors import CacheBusy, StoreError
-from obuilder.locks import Locks
+from obuilder.locks import Locks, Trace
 from obuilder.types import Leftover, LeftoverKind, User
 
 __all__ = [
@@ -255,18 +255,18 @@ class NamedCaches:
             ) from error
 
 
-def damaged_records(state_dir: Path) -> dict[str, str]:
+def damaged_records(state_dir: Path, traces: Mapping[str, Trace]) -> dict[str, str]:
     """Which files among a store's records of caches are no records, and why. Blocking; OSError.
 
     Those of caches that are in use are left out. None if the store keeps its caches in
-    another way.
+    another way. `traces` are those of `Locks.abandoned`, which are left.
     """
     directory = state_dir / _RECORDS
     names = sorted(os.listdir(directory)) if directory.is_dir() else []
     found = {}
     for name in names:
         if _fault(directory / name):
-            with _unused(state_dir, name, keep_trace=True) as free:
+            with _unused(state_dir, name, traces) as free:
                 why = _fault(directory / name)
             if free and why:
                 found[name] = why
@@ -279,20 +279,21 @@ def remove_record(state_dir: Path, file_name: str) -> bool:
     The cache stays. Its generations begin anew, which no copy may live to see.
     """
     path = state_dir / _RECORDS / file_name
-    with _unused(state_dir, file_name) as free:
+    with _unused(state_dir, file_name, {}) as free:
         if free and _fault(path):
             path.unlink()
         return free
 
 
 @contextmanager
-def _unused(state_dir: Path, file_name: str, *, keep_trace: bool = False) -> Iterator[bool]:
+def _unused(state_dir: Path, file_name: str, traces: Mapping[str, Trace]) -> Iterator[bool]:
     locks = Locks(state_dir / "locks")
     unfinished = _UNFINISHED.fullmatch(file_name)
     cache = unfinished[1] if unfinished else file_name
+    users, mutex = f"users-{cache}", f"cache-{cache}"
     with (
-        locks.try_hold(f"users-{cache}", keep_trace=keep_trace) as unused,
-        locks.try_hold(f"cache-{cache}", keep_trace=keep_trace) as free,
+        locks.try_hold(users, trace=traces.get(users)) as unused,
+        locks.try_hold(mutex, trace=traces.get(mutex)) as free,
     ):
         yield unused and free
 

@@ -22,8 +22,8 @@ class Checker:
     def __init__(self, store: Store[Any], sandbox: Sandbox[Any]) -> None:
         locks = Locks(store.state_dir / "locks")
         self._store = store
+        self._sandbox = sandbox
         self._locks = locks
-        self._survey = Survey(store, sandbox, locks)
         self._mender = Mender(store, sandbox, locks)
 
     async def check(self, *, repair: bool = False) -> Report:
@@ -32,13 +32,13 @@ class Checker:
         Without `repair` nothing changes. Whatever a live process uses is neither
         told of nor touched. BackendError if the store cannot be looked at.
         """
-        report = await self._survey.report()
+        report = await self._look()
         repaired: list[Finding] = []
         reasons: dict[tuple[str, str, str], str] = {}
         # A repair may bring to light what it was hiding.
         for _ in range(_MOST_ROUNDS if repair else 0):
             before, reasons = report.findings, dict(await self._mender.mend(report.findings))
-            report = await self._survey.report()
+            report = await self._look()
             left = {finding.identity for finding in report.findings}
             done = [each for each in before if each.identity not in left]
             repaired += [replace(each, repaired=True) for each in done]
@@ -46,6 +46,9 @@ class Checker:
                 break
         remaining = [replace(each, why_not=reasons.get(each.identity)) for each in report.findings]
         return replace(report, findings=(*repaired, *remaining))
+
+    async def _look(self) -> Report:
+        return await Survey(self._store, self._sandbox, self._locks).report()
 
     async def rebuild_database(self) -> tuple[str, ...]:
         """Make the database anew from the results alone; returns what there is to tell.

@@ -59,8 +59,9 @@ async def rebuild(store: Store[Any], locks: Locks) -> Sequence[str]:
             alone.enter_context(taking_over(path.parent))
             if others_have_open(path):
                 raise _in_use(f"another program has {path} open")
+        traces = locks.abandoned()
         for name in locks.names():
-            if not alone.enter_context(locks.try_hold(name, keep_trace=True)):
+            if not alone.enter_context(locks.try_hold(name, trace=traces.get(name))):
                 raise _in_use(f"somebody works in the store: {name} is locked")
         await anyio.to_thread.run_sync(_refuse_newer, path)
         entries, notes = await _entries(store)

@@ -6,10 +6,12 @@ at again under them.
 """
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
+import anyio
 import anyio.to_thread
 
 from obuilder._core.db import database_file
@@ -18,7 +20,7 @@ from obuilder._core.findings import Code, Finding, Report
 from obuilder._core.judging import foreign, is_id, judge_database, judge_result
 from obuilder.errors import DatabaseError, StoreError
 from obuilder.interfaces import Sandbox, Store
-from obuilder.locks import Locks, use_lock
+from obuilder.locks import Locks, Trace, use_lock
 from obuilder.named_cache import damaged_records
 from obuilder.types import Id, Leftover, LeftoverKind
 
@@ -28,6 +30,9 @@ T = TypeVar("T")
 
 _TOGETHER = 200
 """So many locks are held at once: each takes one or two descriptors."""
+
+_TAKING_S = 1.0
+"""Longer than anybody is between making a lock's file and holding the lock."""
 
 _CODES = {
     LeftoverKind.RESULT: Code.LEFTOVER_RESULT,
@@ -50,17 +55,18 @@ def locks_of(id: Id) -> tuple[str, ...]:
 
 
 class Survey:
-    """One look at a store; `report` may be called again."""
+    """One look at a store."""
 
     def __init__(self, store: Store[Any], sandbox: Sandbox[Any], locks: Locks) -> None:
         self._store = store
         self._sandbox = sandbox
         self._locks = locks
         self._database = database_file(store.state_dir)
+        self._traces: Mapping[str, Trace] = {}
 
     async def report(self) -> Report:
         """All that is wrong now. Raises BackendError if the store cannot be looked at."""
-        abandoned = await self._abandoned()
+        self._traces = await _in_thread(self._locks.abandoned)
         notes: list[str] = []
         known, findings = await self._known()
         listed = await self._store.results() if can_list(self._store) else None
@@ -77,8 +83,7 @@ class Survey:
         findings += await self._leftovers()
         findings += await self._scratch()
         findings += await self._cache_records()
-        # Twice, with all the rest in between: one that is just being taken looks abandoned.
-        findings += [_stale(name) for name in await self._abandoned() if name in set(abandoned)]
+        findings += await self._stale_locks()
         return Report(
             findings=tuple(findings),
             notes=tuple(notes),
@@ -156,15 +161,25 @@ class Survey:
         return found
 
     async def _cache_records(self) -> Sequence[Finding]:
-        damaged = await _in_thread(lambda: damaged_records(self._store.state_dir))
+        damaged = await _in_thread(lambda: damaged_records(self._store.state_dir, self._traces))
         remedy = "it is removed; the cache stays, and counts its versions anew"
         return [
             Finding(code=Code.CACHE_RECORD, key=name, what=what, remedy=remedy)
             for name, what in damaged.items()
         ]
 
-    async def _abandoned(self) -> Sequence[str]:
-        return await _in_thread(self._locks.abandoned)
+    async def _stale_locks(self) -> Sequence[Finding]:
+        traces = await self._still(self._traces)
+        if traces:
+            # A process that the scheduler stops while it takes one has made the file already.
+            youngest_s = time.time() - max(made_ns for _, _, made_ns in traces.values()) / 1e9
+            await anyio.sleep(min(max(_TAKING_S - youngest_s, 0.0), _TAKING_S))
+            traces = await self._still(traces)
+        return [_stale(name) for name in traces]
+
+    async def _still(self, traces: Mapping[str, Trace]) -> Mapping[str, Trace]:
+        now = await _in_thread(self._locks.abandoned)
+        return {name: trace for name, trace in traces.items() if now.get(name) == trace}
 
     @asynccontextmanager
     async def _unused(self, keys: Iterable[tuple[T, Iterable[str]]]) -> AsyncIterator[list[T]]:
@@ -173,7 +188,7 @@ class Survey:
             free = []
             for key, names in keys:
                 taken = [
-                    held.enter_context(self._locks.try_hold(name, keep_trace=True))
+                    held.enter_context(self._locks.try_hold(name, trace=self._traces.get(name)))
                     for name in names
                 ]
                 if all(taken):
