@@ -1,15 +1,14 @@
 """A damaged store is told what is wrong with it, is repaired if asked, and then builds."""
 
 import os
-import shutil
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.builds import Events, ScriptedSandbox, TinyFetcher, stage
+from support.store_damage import DAMAGES, STRANGE, Faults, directory, remove, sql, tree
 
 from obuilder import Builder, Checker, Report
 from obuilder.interfaces import Store
@@ -21,12 +20,10 @@ from obuilder_store_rsync import RsyncStore
 pytestmark = pytest.mark.anyio
 
 SPEC = "((from b) (run (shell one)) (run (cache (c (target /c))) (shell two)))"
-STRANGE = Id("5" * 64)
-Faults = set[tuple[str, str]]
 
 
 def open_store(root: Path) -> Any:
-    if root.parts[-1] == "btrfs":
+    if root.name == "btrfs":
         return BtrfsStore.open(str(root), BtrfsStore.Config())
     return RsyncStore.open(str(root), RsyncStore.Config())
 
@@ -77,204 +74,12 @@ async def ids(root: Path) -> list[Id]:
     return [id for id, _ in await built(root)]
 
 
-def sql(root: Path, *statements: str, foreign_keys: bool = False) -> list[tuple[Any, ...]]:
-    """Do something to the database as OBuilder would: it has foreign keys off."""
-    path = root / "state/db/db.sqlite"
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute(f"PRAGMA foreign_keys = {foreign_keys}")
-        return [row for each in statements for row in database.execute(each).fetchall()]
-
-
 def rows(root: Path) -> list[tuple[Any, ...]]:
     return sql(root, "SELECT id, rc, parent FROM builds ORDER BY id")
 
 
-def tree(root: Path) -> dict[str, tuple[object, ...]]:
-    """Everything below a directory but the times of directories."""
-    found: dict[str, tuple[object, ...]] = {}
-    for path in sorted(root.rglob("*")):
-        status = path.lstat()
-        is_file = path.is_file() and not path.is_symlink()
-        contents = path.read_bytes() if is_file else b""
-        times = status.st_mtime_ns if is_file else 0
-        name = str(path.relative_to(root))
-        found[name] = (status.st_mode, status.st_ino, status.st_uid, times, contents)
-    return found
-
-
 def faults(report: Report) -> Faults:
     return {(finding.code.value, finding.key) for finding in report.faults}
-
-
-def remove(root: Path, id: Id) -> None:
-    subvolume = root / "result" / id
-    if root.parts[-1] == "btrfs":
-        os.system(f"btrfs -q subvolume delete {subvolume} >/dev/null")
-    shutil.rmtree(subvolume, ignore_errors=True)
-    assert not subvolume.exists()
-
-
-def forget(root: Path, *which: Id) -> None:
-    for id in which:
-        sql(
-            root,
-            f"UPDATE builds SET rc = rc - 1 WHERE id = (SELECT parent FROM builds WHERE id='{id}')",
-            f"DELETE FROM obuilder_steps WHERE id = '{id}'",
-            f"DELETE FROM builds WHERE id = '{id}'",
-        )
-
-
-def died_holding(root: Path, *names: str) -> None:
-    for name in names:
-        os.mkfifo(root / "state" / "locks" / name)
-
-
-def orphan(root: Path, ids: list[Id]) -> None:
-    columns = "op, context, preimage, duration_s, size_bytes, digest, platform"
-    sql(root, f"INSERT INTO obuilder_steps SELECT '{STRANGE}', {columns} FROM obuilder_steps"
-        f" WHERE id = '{ids[0]}'")  # fmt: skip
-
-
-def hole(root: Path, ids: list[Id]) -> None:
-    """As OBuilder deletes a row: the child is not asked."""
-    remove(root, ids[1])
-    sql(root, f"DELETE FROM builds WHERE id = '{ids[1]}'")
-
-
-def unknown_parent(root: Path, ids: list[Id]) -> None:
-    sql(
-        root,
-        f"DELETE FROM obuilder_steps WHERE id = '{ids[1]}'",
-        f"DELETE FROM builds WHERE id = '{ids[1]}'",
-    )
-
-
-def directory(root: Path, place: str) -> None:
-    (root / place / "rootfs").mkdir(parents=True)
-    (root / place / "rootfs" / "stale").touch()
-
-
-Damage = Callable[[Path, list[Id]], object]
-Expected = Callable[[list[Id]], Faults]
-DAMAGES: dict[str, tuple[Damage, Expected]] = {
-    "a missing result": (
-        lambda root, ids: remove(root, ids[2]),
-        lambda ids: {("fsck.missing-result", ids[2])},
-    ),
-    "a missing result with a child": (
-        lambda root, ids: remove(root, ids[1]),
-        lambda ids: {("fsck.missing-result", ids[1])},
-    ),
-    "nothing but the database": (
-        lambda root, ids: [remove(root, id) for id in ids],
-        lambda ids: {("fsck.missing-result", id) for id in ids},
-    ),
-    "an unknown result": (
-        lambda root, ids: forget(root, ids[2]),
-        lambda ids: {("fsck.unknown-result", ids[2])},
-    ),
-    "nothing but results": (
-        lambda root, ids: forget(root, *reversed(ids)),
-        lambda ids: {("fsck.unknown-result", id) for id in ids},
-    ),
-    "an unknown result of obuilder": (
-        lambda root, ids: (
-            forget(root, ids[2]),
-            (root / "result" / ids[2] / "obuilder.json").unlink(),
-        ),
-        lambda ids: {("fsck.unknown-result", ids[2])},
-    ),
-    "a wrong count": (
-        lambda root, ids: sql(root, f"UPDATE builds SET rc = 5 WHERE id = '{ids[1]}'"),
-        lambda ids: {("fsck.count", ids[1])},
-    ),
-    "a count that is no number": (
-        lambda root, ids: sql(root, f"UPDATE builds SET rc = 'x' WHERE id = '{ids[2]}'"),
-        lambda ids: {("fsck.count", ids[2])},
-    ),
-    "a parent that is gone": (
-        hole,
-        lambda ids: {
-            ("fsck.missing-parent", ids[2]),
-            ("fsck.count", ids[0]),
-            ("fsck.orphan-record", ids[1]),
-        },
-    ),
-    "a parent that only the store has": (
-        unknown_parent,
-        lambda ids: {
-            ("fsck.missing-parent", ids[2]),
-            ("fsck.unknown-result", ids[1]),
-            ("fsck.count", ids[0]),
-        },
-    ),
-    "a wrong parent": (
-        lambda root, ids: sql(root, f"UPDATE builds SET parent = '{ids[0]}' WHERE id = '{ids[2]}'"),
-        lambda ids: {
-            ("fsck.wrong-parent", ids[2]),
-            ("fsck.count", ids[0]),
-            ("fsck.count", ids[1]),
-        },
-    ),
-    "a record without a row": (orphan, lambda ids: {("fsck.orphan-record", STRANGE)}),
-    "a row with a path for an id": (
-        lambda root, ids: sql(
-            root, "INSERT INTO builds SELECT '../..', created, used, 0, NULL FROM builds LIMIT 1"
-        ),
-        lambda ids: {("fsck.missing-result", "../..")},
-    ),
-    "a damaged record": (
-        lambda root, ids: (root / "result" / ids[2] / "obuilder.json").write_bytes(b""),
-        lambda ids: {("fsck.damaged-record", ids[2])},
-    ),
-    "a damaged record that the database does not know": (
-        lambda root, ids: (
-            forget(root, ids[2]),
-            (root / "result" / ids[2] / "obuilder.json").write_bytes(b"[]"),
-        ),
-        lambda ids: {("fsck.damaged-record", ids[2])},
-    ),
-    "no log": (
-        lambda root, ids: (root / "result" / ids[2] / "log").unlink(),
-        lambda ids: {("fsck.damaged-result", ids[2])},
-    ),
-    "no root file system": (
-        lambda root, ids: shutil.rmtree(root / "result" / ids[2] / "rootfs"),
-        lambda ids: {("fsck.damaged-result", ids[2])},
-    ),
-    "no environment": (
-        lambda root, ids: (root / "result" / ids[2] / "env").write_text("(("),
-        lambda ids: {("fsck.damaged-result", ids[2])},
-    ),
-    "a chain without logs": (
-        lambda root, ids: [(root / "result" / id / "log").unlink() for id in ids],
-        lambda ids: {("fsck.damaged-result", id) for id in ids},
-    ),
-    "a temporary result": (
-        lambda root, ids: directory(root, f"result-tmp/{STRANGE}"),
-        lambda ids: {("fsck.leftover-result", STRANGE)},
-    ),
-    "a cache copy": (
-        lambda root, ids: directory(root, "cache-tmp/123-c"),
-        lambda ids: {("fsck.leftover-cache-copy", "copy-123-c")},
-    ),
-    "scratch": (
-        lambda root, ids: directory(root, f"state/scratch/{STRANGE}"),
-        lambda ids: {("fsck.scratch", STRANGE)},
-    ),
-    "locks": (
-        lambda root, ids: died_holding(root, STRANGE, use_lock(ids[0]), "users-c"),
-        lambda ids: {("fsck.stale-lock", key) for key in (STRANGE, use_lock(ids[0]), "users-c")},
-    ),
-    "a cache record": (
-        lambda root, ids: (root / "state/caches/c").write_bytes(b'{"name": "c"}'),
-        lambda ids: {("fsck.cache-record", "c")},
-    ),
-    "a cache record that was being written": (
-        lambda root, ids: (root / "state/caches/.c.17.tmp").write_bytes(b"{"),
-        lambda ids: {("fsck.cache-record", ".c.17.tmp")},
-    ),
-}
 
 
 async def test_a_store_after_a_build_is_clean(either: Path) -> None:
@@ -306,12 +111,28 @@ async def test_damage_is_found_and_repaired_and_a_build_works(
     assert os.listdir(root / "state/locks") == []
 
 
+@pytest.mark.parametrize(
+    "name", ["an unknown result", "a wrong parent", "a temporary result", "a cache copy", "locks"]
+)
+async def test_damage_on_btrfs_is_found_and_repaired(btrfs_root: Path, name: str) -> None:
+    root = btrfs_root / "btrfs"
+    ids = [id for id, _ in await built(root)]
+    damage, expected = DAMAGES[name]
+    damage(root, ids)
+    before = tree(root)
+    assert faults(await check(root)) == expected(ids)
+    assert tree(root) == before
+    assert (await check(root, repair=True)).faults == ()
+    assert (await check(root)).findings == ()
+    assert [id for id, _ in await built(root)] == ids
+
+
 async def test_what_was_built_on_a_missing_result_stays_and_is_used(either: Path) -> None:
     ids = [id for id, _ in await built(either)]
     remove(either, ids[1])
     report = await check(either)
     assert faults(report) == {("fsck.missing-result", ids[1])}
-    assert "has no parent" in report.findings[0].remedy or "no parent" in report.findings[0].remedy
+    assert "no parent" in report.findings[0].remedy
     assert (await check(either, repair=True)).faults == ()
     assert rows(either) == sorted([(ids[0], 0, None), (ids[2], 0, None)])
     assert [cached for _, cached in await built(either)] == [True, False, True]
