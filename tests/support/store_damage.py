@@ -41,13 +41,27 @@ def tree(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def remove(root: Path, id: Id) -> None:
-    """Remove a result; `root` is named after its store's driver."""
-    result = root / "result" / id
-    if root.name == "btrfs":
-        subvolume("subvolume", "delete", str(result))
-    else:
-        shutil.rmtree(result)
+def remove(root: Path, *which: Id) -> None:
+    """Remove results; `root` is named after its store's driver."""
+    for result in (root / "result" / id for id in which):
+        if root.name == "btrfs":
+            subvolume("subvolume", "delete", str(result))
+        else:
+            shutil.rmtree(result)
+
+
+def unrecorded(root: Path, id: Id, record: bytes | None) -> None:
+    """A result that the database does not know, with this side file."""
+    forget(root, id)
+    path = root / "result" / id / "obuilder.json"
+    path.unlink()
+    if record is not None:
+        path.write_bytes(record)
+
+
+def without_logs(root: Path, *which: Id) -> None:
+    for id in which:
+        (root / "result" / id / "log").unlink()
 
 
 def forget(root: Path, *which: Id) -> None:
@@ -104,7 +118,7 @@ DAMAGES: dict[str, tuple[Damage, Expected]] = {
         lambda ids: {("fsck.missing-result", ids[1])},
     ),
     "nothing but the database": (
-        lambda root, ids: [remove(root, id) for id in ids],
+        lambda root, ids: remove(root, *ids),
         lambda ids: {("fsck.missing-result", id) for id in ids},
     ),
     "an unknown result": (
@@ -116,10 +130,7 @@ DAMAGES: dict[str, tuple[Damage, Expected]] = {
         lambda ids: {("fsck.unknown-result", id) for id in ids},
     ),
     "an unknown result of obuilder": (
-        lambda root, ids: (
-            forget(root, ids[2]),
-            (root / "result" / ids[2] / "obuilder.json").unlink(),
-        ),
+        lambda root, ids: unrecorded(root, ids[2], None),
         lambda ids: {("fsck.unknown-result", ids[2])},
     ),
     "a wrong count": (
@@ -166,14 +177,11 @@ DAMAGES: dict[str, tuple[Damage, Expected]] = {
         lambda ids: {("fsck.damaged-record", ids[2])},
     ),
     "a damaged record that the database does not know": (
-        lambda root, ids: (
-            forget(root, ids[2]),
-            (root / "result" / ids[2] / "obuilder.json").write_bytes(b"[]"),
-        ),
+        lambda root, ids: unrecorded(root, ids[2], b"[]"),
         lambda ids: {("fsck.damaged-record", ids[2])},
     ),
     "no log": (
-        lambda root, ids: (root / "result" / ids[2] / "log").unlink(),
+        lambda root, ids: without_logs(root, ids[2]),
         lambda ids: {("fsck.damaged-result", ids[2])},
     ),
     "no root file system": (
@@ -185,7 +193,7 @@ DAMAGES: dict[str, tuple[Damage, Expected]] = {
         lambda ids: {("fsck.damaged-result", ids[2])},
     ),
     "a chain without logs": (
-        lambda root, ids: [(root / "result" / id / "log").unlink() for id in ids],
+        lambda root, ids: without_logs(root, *ids),
         lambda ids: {("fsck.damaged-result", id) for id in ids},
     ),
     "a temporary result": (
