@@ -277,11 +277,14 @@ async def test_nobody_opens_it_while_it_is_made(ids: list[Id], root: Path) -> No
                 async with open_parts(root):
                     pass
             refusals.append(caught.value.code)
+            with pytest.raises(DatabaseError) as caught:
+                await opened.check()
+            refusals.append(caught.value.code)
             return await results()
 
         store.results = try_to_open  # type: ignore[method-assign]  # called in the middle of it
         await opened.rebuild_database()
-    assert refusals == ["database.locked"]
+    assert refusals == ["database.locked"] * 2
     with sharing(root / "state/db"), sharing(root / "state/db"):
         pass
 

@@ -31,6 +31,7 @@ class Known:
     """All that the database knew at one moment; `troubles` is what SQLite says of the file."""
 
     rows: Mapping[Id, Row]
+    parents: frozenset[Id | None]
     records: frozenset[Id]
     troubles: tuple[str, ...] = ()
 
@@ -89,7 +90,12 @@ def _read(path: Path, *, thorough: bool) -> Known:
                     troubles.append(f"a row has id {id!r:.80} and parent {parent!r:.80}")
         if "obuilder_steps" in tables:
             records = {Id(id) for (id,) in reader.execute("SELECT id FROM obuilder_steps")}
-        return Known(rows=rows, records=frozenset(records), troubles=tuple(troubles))
+        return Known(
+            rows=rows,
+            parents=frozenset(row.parent for row in rows.values()),
+            records=frozenset(records),
+            troubles=tuple(troubles),
+        )
 
 
 def _examine(reader: sqlite3.Connection) -> list[str]:

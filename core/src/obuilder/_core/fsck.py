@@ -1,8 +1,12 @@
 """The checker of a store: finds what is wrong, repairs it if asked, and looks again."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from obuilder._core.db import database_file
+from obuilder._core.db_connection import naming_errors
+from obuilder._core.db_guard import sharing
 from obuilder._core.findings import Finding, Report
 from obuilder._core.mending import Mender
 from obuilder._core.rebuild import rebuild
@@ -48,7 +52,13 @@ class Checker:
         return replace(report, findings=(*repaired, *remaining))
 
     async def _look(self) -> Report:
-        return await Survey(self._store, self._sandbox, self._locks).report()
+        path = database_file(self._store.state_dir)
+        with ExitStack() as looking:
+            if path.parent.is_dir():
+                # While it is made anew there is none for a moment.
+                with naming_errors(path):
+                    looking.enter_context(sharing(path.parent))
+            return await Survey(self._store, self._sandbox, self._locks).report()
 
     async def rebuild_database(self) -> tuple[str, ...]:
         """Make the database anew from the results alone; returns what there is to tell.

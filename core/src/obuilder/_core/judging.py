@@ -8,7 +8,7 @@ from pathlib import Path
 
 from obuilder._core.db_reader import Known, Row
 from obuilder._core.findings import Code, Finding
-from obuilder._core.record import read_side_file
+from obuilder._core.record import StepRecord, read_side_file
 from obuilder._core.saved_env import read_env
 from obuilder.errors import StoreError
 from obuilder.types import Id
@@ -33,10 +33,21 @@ def judge_result(id: Id, path: Path | None, known: Known | None) -> Finding | No
     row = known.rows.get(id) if known else None
     if path is None:
         return _missing(id, known) if known and row else None
-    found = _damage(id, path)
-    if found is None and known:
-        found = _unknown(id, path) if row is None else _parentage(id, path, row)
-    return found
+    # A root file system need be no directory: some stores have images.
+    missing = [name for name in _PARTS if not os.path.lexists(path / name)]
+    if missing:
+        what = f"it has no {' and no '.join(missing)}"
+        return Finding(code=Code.DAMAGED_RESULT, key=id, what=what, remedy=_REMOVE)
+    code = Code.DAMAGED_RESULT
+    try:
+        read_env(path / "env")
+        code = Code.DAMAGED_RECORD
+        own = read_side_file(path, id)
+    except StoreError as error:
+        return Finding(code=code, key=id, what=error.what, remedy=_REMOVE)
+    if known is None:
+        return None
+    return _parentage(id, row, own) if row else _unknown(id, own)
 
 
 def foreign(name: str) -> Finding:
@@ -50,8 +61,7 @@ def foreign(name: str) -> Finding:
 
 
 def _missing(id: Id, known: Known) -> Finding:
-    children = sum(row.parent == id for row in known.rows.values())
-    left = "; what was built on it stays, with no parent" if children else ""
+    left = "; what was built on it stays, with no parent" if id in known.parents else ""
     return Finding(
         code=Code.MISSING_RESULT,
         key=id,
@@ -60,41 +70,17 @@ def _missing(id: Id, known: Known) -> Finding:
     )
 
 
-def _damage(id: Id, path: Path) -> Finding | None:
-    # A root file system need be no directory: some stores have images.
-    missing = [name for name in _PARTS if not os.path.lexists(path / name)]
-    if missing:
-        return Finding(
-            code=Code.DAMAGED_RESULT,
-            key=id,
-            what=f"it has no {' and no '.join(missing)}",
-            remedy=_REMOVE,
-        )
-    code = Code.DAMAGED_RESULT
-    try:
-        read_env(path / "env")
-        code = Code.DAMAGED_RECORD
-        read_side_file(path, id)
-    except StoreError as error:
-        return Finding(code=code, key=id, what=error.what, remedy=_REMOVE)
-    return None
-
-
-def _unknown(id: Id, path: Path) -> Finding:
-    own = read_side_file(path, id)
-    built = (
-        "built on what its record says" if own else "built on nobody knows what: it has no record"
-    )
+def _unknown(id: Id, own: tuple[Id | None, StepRecord] | None) -> Finding:
+    built = "what its record says" if own else "nobody knows what: it has no record"
     return Finding(
         code=Code.UNKNOWN_RESULT,
         key=id,
         what="the store has it, the database does not know it",
-        remedy=f"is made known, {built}",
+        remedy=f"is made known, built on {built}",
     )
 
 
-def _parentage(id: Id, path: Path, row: Row) -> Finding | None:
-    own = read_side_file(path, id)
+def _parentage(id: Id, row: Row, own: tuple[Id | None, StepRecord] | None) -> Finding | None:
     # None in the database is no fault: it came from another store, without its base.
     if own is None or row.parent is None or own[0] == row.parent:
         return None

@@ -68,8 +68,9 @@ class Survey:
         """All that is wrong now. Raises BackendError if the store cannot be looked at."""
         self._traces = await _in_thread(self._locks.abandoned)
         notes: list[str] = []
-        known, findings = await self._known()
+        # Listed first: whoever saves a result has made the database before.
         listed = await self._store.results() if can_list(self._store) else None
+        known, findings = await self._known()
         if listed is None:
             notes.append(
                 "this store cannot list its results: what the database does not know is not seen"
