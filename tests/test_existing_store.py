@@ -287,3 +287,30 @@ def test_an_env_file_is_read_in_any_form(text: bytes, site: Site) -> None:
     printed = site.run("build", "-f", str(spec), str(site.command.source))
     assert "WORDS=x\ny z\n" in printed
     assert "PATH=/bin:/usr/bin\n" in printed
+
+
+def test_a_check_finds_nothing_and_changes_nothing(site: Site) -> None:
+    root = site.store.root
+    names, contents = set(listing(root)), identities(root)
+    beside = {each: each.read_bytes() for each in site.store.database.parent.iterdir()}
+    assert site.run("fsck") == "Checked 7 results and 7 rows: no faults\n"
+    assert {each: each.read_bytes() for each in site.store.database.parent.iterdir()} == beside
+    assert identities(root) == contents
+    # Opening the store makes the directories that it lacks.
+    added = {entry.path for entry in set(listing(root)) - names}
+    assert {path.split("/")[0] for path in added} == {"state"}
+    assert names <= set(listing(root))
+    assert all((root / path).is_dir() for path in added)
+    site.build()
+    assert site.run("fsck", "--repair") == "Checked 7 results and 7 rows: no faults\n"
+
+
+def test_its_database_made_anew_has_all_results_and_says_what_it_cannot_know(site: Site) -> None:
+    site.store.database.unlink()
+    printed = site.run("fsck", "--rebuild-db")
+    assert printed.count("OBuilder made it") == 7
+    assert printed.endswith("Checked 7 results and 7 rows: no faults\n")
+    assert {row[3:] for row in site.rows()} == {(0, None)}
+    site.build(MORE)
+    site.check_counts()
+    assert site.run("fsck") == "Checked 8 results and 8 rows: no faults\n"

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from obuilder import named_cache
 from obuilder.errors import CacheBusy, StoreError
-from obuilder.named_cache import CacheNaming, NamedCaches, escape_name, unescape_name
+from obuilder.named_cache import (
+    CacheNaming,
+    NamedCaches,
+    damaged_records,
+    escape_name,
+    remove_record,
+    unescape_name,
+)
 from obuilder.types import ROOT, LeftoverKind, User
 
 TEXTS = st.binary(max_size=250).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
@@ -250,3 +257,28 @@ class TestNamedCaches:
                 pytest.fail("used")
         assert str(record) in (caught.value.hint or "")
         assert await caches.leftovers() == []
+
+
+@pytest.mark.anyio
+async def test_damaged_records_are_told_and_removed_unless_the_cache_is_in_use(
+    tmp_path: Path,
+) -> None:
+    caches, state = open_caches(tmp_path), tmp_path / "state"
+    for name in ("one", "two", "used"):
+        async with caches.use(name, user=ROOT) as copy:
+            (copy / "kept").write_text(name)
+    assert damaged_records(state, {}) == {}
+    (state / "caches" / "one").write_bytes(b"")
+    (state / "caches" / ".two.12.tmp").write_bytes(b"{")
+    (state / "caches" / ".used.34.tmp").write_bytes(b"{")
+    async with caches.use("used", user=ROOT):
+        assert sorted(damaged_records(state, {})) == [".two.12.tmp", "one"]
+        assert not remove_record(state, ".used.34.tmp")
+    assert sorted(damaged_records(state, {})) == [".two.12.tmp", ".used.34.tmp", "one"]
+    for name in damaged_records(state, {}):
+        assert remove_record(state, name)
+    assert remove_record(state, "two")  # it is whole, and stays
+    assert sorted(os.listdir(state / "caches")) == ["two", "used"]
+    assert list(await caches.names()) == ["one", "two", "used"]
+    async with caches.use("one", user=ROOT) as copy:
+        assert (copy / "kept").read_text() == "one"

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from obuilder._core.build import BuildResult as BuildResult
     from obuilder._core.build import Counters as Counters
     from obuilder._core.config import Settings as Settings
+    from obuilder._core.findings import Finding as Finding
+    from obuilder._core.findings import Report as Report
+    from obuilder._core.fsck import Checker as Checker
     from obuilder._core.session import build_sync as build_sync
     from obuilder._core.session import open_builder as open_builder
+    from obuilder._core.session import open_checker as open_checker
     from obuilder.errors import BackendError as BackendError
     from obuilder.errors import BuildError as BuildError
     from obuilder.errors import CommandFailed as CommandFailed
@@ -41,18 +45,22 @@ _HOMES = {
     "BuildError": "obuilder.errors",
     "BuildResult": "obuilder._core.build",
     "Builder": "obuilder._core.build",
+    "Checker": "obuilder._core.fsck",
     "CommandFailed": "obuilder.errors",
     "ConfigError": "obuilder.errors",
     "Counters": "obuilder._core.build",
+    "Finding": "obuilder._core.findings",
     "Id": "obuilder.types",
     "ObuilderError": "obuilder.errors",
     "PluginError": "obuilder.errors",
+    "Report": "obuilder._core.findings",
     "Settings": "obuilder._core.config",
     "SpecError": "obuilder.errors",
     "Stage": "obuilder.spec",
     "build_sync": "obuilder._core.session",
     "hookimpl": "obuilder.hookspecs",
     "open_builder": "obuilder._core.session",
+    "open_checker": "obuilder._core.session",
     "parse": "obuilder.spec",
 }
 _MODULES = ("errors", "events")
@@ -63,12 +71,15 @@ __all__ = [
     "BuildError",
     "BuildResult",
     "Builder",
+    "Checker",
     "CommandFailed",
     "ConfigError",
     "Counters",
+    "Finding",
     "Id",
     "ObuilderError",
     "PluginError",
+    "Report",
     "Settings",
     "SpecError",
     "Stage",
@@ -77,6 +88,7 @@ __all__ = [
     "events",
     "hookimpl",
     "open_builder",
+    "open_checker",
     "parse",
 ]
 

@@ -29,12 +29,15 @@ from obuilder._inherited import inherited
 from obuilder.errors import StoreError
 from obuilder.types import Holder, Id
 
-__all__ = ["Locks", "OnWait", "use_lock"]
+__all__ = ["Locks", "OnWait", "Trace", "use_lock"]
 
 TELL_AFTER_S = 1.0
 """How long a wait for a lock may take before it is told."""
 
 _UNMARKED, _MARKED = 0o600, 0o640
+
+Trace = tuple[int, int, int]
+"""What tells the file of an abandoned lock from any other."""
 
 
 def use_lock(id: Id) -> str:
@@ -86,6 +89,8 @@ class Locks:
                 await on_wait(holder)
         while descriptor is None:
             descriptor = await self._wait(name, shared=shared)
+        if not shared:
+            _take_over(descriptor)
         try:
             with inherited(descriptor) if inherit else nullcontext():
                 yield
@@ -93,18 +98,48 @@ class Locks:
             self._release(name, descriptor)
 
     @contextmanager
-    def try_hold(self, name: str, *, shared: bool = False) -> Iterator[bool]:
-        """Hold a lock for the block if it is free now; yields whether it was."""
+    def try_hold(
+        self, name: str, *, shared: bool = False, trace: Trace | None = None
+    ) -> Iterator[bool]:
+        """Hold a lock for the block if it is free now; yields whether it was.
+
+        `trace`: what `abandoned` said of it; that file is left, for who only looks.
+        """
         descriptor = self._try(name, shared=shared)
+        if descriptor is None:
+            yield False
+            return
+        only_looks = trace is not None and trace == _identity(os.fstat(descriptor))
+        if not shared and not only_looks:
+            _take_over(descriptor)
         try:
-            if descriptor is None:
-                yield False
-            else:
-                with inherited(descriptor):
-                    yield True
+            with inherited(descriptor):
+                yield True
         finally:
-            if descriptor is not None:
+            if only_looks:
+                os.close(descriptor)  # who has come to wait meanwhile is woken by this too
+            else:
                 self._release(name, descriptor)
+
+    def abandoned(self) -> dict[str, Trace]:
+        """The locks of processes that died.
+
+        One that is just being taken may be among them: not twice with the same trace.
+        Takes no lock, so that nobody finds one held who tries.
+        """
+        found = {}
+        for name in self.names():
+            path = self._directory / name
+            try:
+                # A holder has it open for reading too; a waiter does not see writers come and go.
+                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # a FIFO that nobody has open
+                    with suppress(FileNotFoundError):  # another process has just removed it
+                        found[name] = _identity(path.lstat())
+                elif error.errno != errno.ENOENT:
+                    raise StoreError(f"cannot examine lock {path}: {error.strerror}") from error
+        return found
 
     def holder(self, name: str) -> Holder | None:
         """Who holds a lock, or one of those who hold it shared; None: nobody, as far as is seen."""
@@ -171,8 +206,6 @@ class Locks:
                     return None
                 raise StoreError(f"cannot lock {path}: {error.strerror}") from error
             if _is_same(descriptor, path):
-                if not shared:
-                    _take_over(descriptor)
                 return descriptor
             os.close(descriptor)
 
@@ -204,6 +237,10 @@ class Locks:
             pass
         finally:
             os.close(descriptor)
+
+
+def _identity(status: os.stat_result) -> Trace:
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def _kind(*, shared: bool) -> int:

@@ -13,8 +13,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,16 +23,27 @@ import anyio
 
 from obuilder.durable import write_file
 from obuilder.errors import CacheBusy, StoreError
-from obuilder.locks import Locks
+from obuilder.locks import Locks, Trace
 from obuilder.types import Leftover, LeftoverKind, User
 
-__all__ = ["CacheNaming", "CacheOperations", "NamedCaches", "escape_name", "unescape_name"]
+__all__ = [
+    "CacheNaming",
+    "CacheOperations",
+    "NamedCaches",
+    "damaged_records",
+    "escape_name",
+    "remove_record",
+    "unescape_name",
+]
 
 _LONGEST = 200
 _KEPT = 150
 _DIGEST_BYTES = 1 + 2 * hashlib.sha256().digest_size
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
+_RECORDS = "caches"
+# What `write_file` names the file that is to become the record.
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9]+\.tmp")
 
 
 class CacheOperations(Protocol):
@@ -118,7 +129,7 @@ class NamedCaches:
         self._store = store
         self._current = root / "cache"
         self._copies = root / "cache-tmp"
-        self._records = state_dir / "caches"
+        self._records = state_dir / _RECORDS
         self._records.mkdir(parents=True, exist_ok=True)
         self._locks = Locks(state_dir / "locks")
         self._naming = naming or CacheNaming()
@@ -243,8 +254,7 @@ class NamedCaches:
     def _record(self, file_name: str) -> dict[str, str]:
         path = self._records / file_name
         try:
-            record = json.loads(path.read_bytes())
-            return {"name": str(record["name"]), "generation": str(int(record["generation"]))}
+            return _read_record(path)
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError) as error:
@@ -252,6 +262,66 @@ class NamedCaches:
                 f"cache record {path} is damaged: {error}",
                 hint=f"remove {path} and the cache {self._current / file_name}",
             ) from error
+
+
+def damaged_records(state_dir: Path, traces: Mapping[str, Trace]) -> dict[str, str]:
+    """Which files among a store's records of caches are no records, and why. Blocking; OSError.
+
+    Those of caches that are in use are left out. None if the store keeps its caches in
+    another way. `traces` are those of `Locks.abandoned`, which are left.
+    """
+    directory = state_dir / _RECORDS
+    names = sorted(os.listdir(directory)) if directory.is_dir() else []
+    found = {}
+    for name in names:
+        if _fault(directory / name):
+            with _unused(state_dir, name, traces) as free:
+                why = _fault(directory / name)
+            if free and why:
+                found[name] = why
+    return found
+
+
+def remove_record(state_dir: Path, file_name: str) -> bool:
+    """Remove one of `damaged_records`; False if the cache is in use. Blocking; OSError.
+
+    The cache stays. Its generations begin anew, which no copy may live to see.
+    """
+    path = state_dir / _RECORDS / file_name
+    with _unused(state_dir, file_name, {}) as free:
+        if free and _fault(path):
+            path.unlink()
+        return free
+
+
+@contextmanager
+def _unused(state_dir: Path, file_name: str, traces: Mapping[str, Trace]) -> Iterator[bool]:
+    locks = Locks(state_dir / "locks")
+    unfinished = _UNFINISHED.fullmatch(file_name)
+    cache = unfinished[1] if unfinished else file_name
+    users, mutex = f"users-{cache}", f"cache-{cache}"
+    with (
+        locks.try_hold(users, trace=traces.get(users)) as unused,
+        locks.try_hold(mutex, trace=traces.get(mutex)) as free,
+    ):
+        yield unused and free
+
+
+def _fault(record: Path) -> str | None:
+    if _UNFINISHED.fullmatch(record.name):
+        return "a record that was not written to its end" if record.exists() else None
+    try:
+        _read_record(record)
+    except FileNotFoundError:  # its cache is being released: another takes its place
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        return f"a record that cannot be read: {error!r}"
+    return None
+
+
+def _read_record(path: Path) -> dict[str, str]:
+    record = json.loads(path.read_bytes())
+    return {"name": str(record["name"]), "generation": str(int(record["generation"]))}
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -143,6 +143,22 @@ def prune(
 
 @app.command()
 @with_global_options
+def fsck(
+    options: GlobalOptions,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what is wrong.")] = False,
+    rebuild_db: Annotated[
+        bool,
+        typer.Option("--rebuild-db", help="Make the database anew from the results, first."),
+    ] = False,
+) -> None:
+    """Check a store: results, database, caches, and what crashes left."""
+    from obuilder._cli.checking import run_check  # noqa: PLC0415
+
+    run_check(options.settings(), repair=repair, rebuild=rebuild_db)
+
+
+@app.command()
+@with_global_options
 def push(
     options: GlobalOptions,
     id: Annotated[str, typer.Argument(metavar="ID", help="A result of this store.")],

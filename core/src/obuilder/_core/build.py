@@ -12,7 +12,9 @@ import anyio
 import anyio.to_thread
 
 from obuilder._core.context import Context
-from obuilder._core.db import Database
+from obuilder._core.db import Database, database_file
+from obuilder._core.findings import Report
+from obuilder._core.fsck import Checker
 from obuilder._core.inflight import Inflight
 from obuilder._core.keeper import Keeper
 from obuilder._core.mover import Mover
@@ -100,9 +102,7 @@ class Builder:
         async with AsyncExitStack() as stack:
             state = self._store.state_dir
             locks = Locks(state / "locks")
-            self._database = await stack.enter_async_context(
-                Database.open(state / "db" / "db.sqlite")
-            )
+            self._database = await stack.enter_async_context(Database.open(database_file(state)))
             await recover(self._backends, self._database, locks)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             inflight = Inflight(self._tasks)
@@ -212,6 +212,15 @@ class Builder:
     async def clean(self, *, on_delete: Callable[[str], None] | None = None) -> int:
         """Remove every result and every cache that nothing uses; returns how many."""
         return await self._pruner.clean(on_delete=on_delete)
+
+    async def check(self, *, repair: bool = False) -> Report:
+        """What is wrong with the store; with `repair` also what was repaired, and what was not.
+
+        What a running build uses, here or in another process, is left alone. What dead
+        builders left was put in order when this one was opened: `open_checker` opens
+        a store and does not do that.
+        """
+        return await Checker(self._store, self._backends.sandbox).check(repair=repair)
 
     async def export(self, id: Id, sink: int) -> None:
         """Write a result to the descriptor `sink`, as a stream for `import_`.

@@ -5,19 +5,20 @@ Times are UTC, `YYYY-MM-DD HH:MM:SS`; `rc` is the number of children.
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from obuilder._core.db_connection import connect, naming_errors
+from obuilder._core.db_guard import sharing
 from obuilder._core.record import StepRecord
 from obuilder.types import Id
 
-__all__ = ["Database"]
+__all__ = ["Database", "database_file", "time_text"]
 
 T = TypeVar("T")
 
@@ -25,6 +26,11 @@ T = TypeVar("T")
 _NEVER = "9999-12-31"
 
 _COLUMNS = "op, context, preimage, duration_s, size_bytes, digest, platform"
+
+
+def database_file(state_dir: Path) -> Path:
+    """Where a store has its database."""
+    return state_dir / "db" / "db.sqlite"
 
 
 class Database:
@@ -37,17 +43,21 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path) -> AsyncIterator["Database"]:
+    async def open(cls, path: Path) -> AsyncIterator[Self]:
         """Open or create; refuses a schema newer than ours and changes nothing then."""
-        connection = await anyio.to_thread.run_sync(connect, path)
-        database = cls(connection, path)
-        try:
-            yield database
-        finally:
-            # The last one to close checkpoints and removes `-wal` and `-shm`. In its
-            # turn: a client that was not waited for may be using the connection.
-            with anyio.CancelScope(shield=True):
-                await database._run(connection.close)
+        with ExitStack() as used:
+            with naming_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                used.enter_context(sharing(path.parent))
+            connection = await anyio.to_thread.run_sync(connect, path)
+            database = cls(connection, path)
+            try:
+                yield database
+            finally:
+                # The last one to close checkpoints and removes `-wal` and `-shm`. In its
+                # turn: a client that was not waited for may be using the connection.
+                with anyio.CancelScope(shield=True):
+                    await database._run(connection.close)
 
     async def touch(self, id: Id) -> bool:
         """Note that a result was used now; False if the database does not know it."""
@@ -157,7 +167,7 @@ class Database:
 
     async def unused(self, *, before: datetime | None, limit: int) -> list[Id]:
         """Results without children, last used before a time (None: any), oldest first."""
-        time = _text(before) if before else _NEVER
+        time = time_text(before) if before else _NEVER
         return await self._ids(
             "SELECT id FROM builds WHERE rc = 0 AND used < ? ORDER BY used, id LIMIT ?",
             (time, limit),
@@ -195,8 +205,9 @@ class Database:
 
 
 def _now() -> str:
-    return _text(datetime.now(UTC))
+    return time_text(datetime.now(UTC))
 
 
-def _text(time: datetime) -> str:
+def time_text(time: datetime) -> str:
+    """A time as OBuilder writes it."""
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -10,16 +10,17 @@ from anyio.from_thread import start_blocking_portal
 from obuilder._core.build import BuildContext, Builder, BuildResult
 from obuilder._core.config import Settings, known_schemes
 from obuilder._core.driver_names import driver_of
+from obuilder._core.fsck import Checker
 from obuilder._core.options import fill, option_names, unknown_key
 from obuilder._core.own_sections import BUILD, HEALTHCHECK, PLUGINS
 from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
 from obuilder._core.routing import RoutingFetcher
 from obuilder.errors import ConfigError, ObuilderError, PluginError
-from obuilder.interfaces import Fetcher
+from obuilder.interfaces import Fetcher, Sandbox, Store
 from obuilder.spec.ast import Stage
 from obuilder.spec.suggest import nearest
 
-__all__ = ["build_sync", "load_backend", "open_builder"]
+__all__ = ["build_sync", "load_backend", "open_builder", "open_checker"]
 
 B = TypeVar("B")
 
@@ -50,6 +51,20 @@ async def open_builder(
             raise alone from group
     if failure is not None:
         raise failure
+
+
+@asynccontextmanager
+async def open_checker(
+    settings: Settings, *, plugins: Plugins | None = None
+) -> AsyncIterator[Checker]:
+    """A checker of the store of `settings`, which opens no database and puts nothing in order.
+
+    Opening the store itself makes what is missing of its directories. Raises as `open_builder`.
+    """
+    async with AsyncExitStack() as stack:
+        session = _Session(settings, plugins or Plugins())
+        store, sandbox, _ = await _open_places(stack, session)
+        yield Checker(store, sandbox)
 
 
 def build_sync(settings: Settings, spec: Stage, context: BuildContext | None = None) -> BuildResult:
@@ -185,16 +200,7 @@ class _Session:
 
 async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
     settings, plugins = session.settings, session.plugins
-    session.check_sections()
-    # All that can be wrong in the settings is said before anything is touched.
-    store_class, store_config = session.backend(STORE)
-    sandbox_class, sandbox_config = session.backend(SANDBOX)
-    fetchers = session.fetchers()
-    with _sources_named(settings):
-        store = await stack.enter_async_context(store_class.open(settings.location, store_config))
-        # Not in `sandbox`: OBuilder takes what it finds there for containers, and stops.
-        sandbox_dir = store.state_dir / "sandboxes" / driver_of(settings.sandbox)
-        sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))
+    store, sandbox, fetchers = await _open_places(stack, session)
     fetcher = await stack.enter_async_context(RoutingFetcher.open(fetchers))
     builder = Builder(
         store,
@@ -205,6 +211,23 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
         jobs=settings.build.jobs or _processors(),
     )
     return await stack.enter_async_context(builder)
+
+
+async def _open_places(
+    stack: AsyncExitStack, session: _Session
+) -> tuple[Store[Any], Sandbox[Any], RoutingFetcher.Config]:
+    settings = session.settings
+    session.check_sections()
+    # All that can be wrong in the settings is said before anything is touched.
+    store_class, store_config = session.backend(STORE)
+    sandbox_class, sandbox_config = session.backend(SANDBOX)
+    fetchers = session.fetchers()
+    with _sources_named(settings):
+        store = await stack.enter_async_context(store_class.open(settings.location, store_config))
+        # Not in `sandbox`: OBuilder takes what it finds there for containers, and stops.
+        sandbox_dir = store.state_dir / "sandboxes" / driver_of(settings.sandbox)
+        sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))
+    return store, sandbox, fetchers
 
 
 def _processors() -> int:

@@ -1,0 +1,162 @@
+"""Makes the database anew from the results alone, when the old one cannot be used."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+
+from obuilder._core.db import database_file, time_text
+from obuilder._core.db_connection import connect, naming_errors
+from obuilder._core.db_guard import others_have_open, taking_over
+from obuilder._core.db_reader import read_known
+from obuilder._core.judging import is_id
+from obuilder._core.mending import parents_first
+from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file
+from obuilder._core.survey import can_list
+from obuilder.durable import sync_directory
+from obuilder.errors import DatabaseError, StoreError
+from obuilder.interfaces import Store
+from obuilder.locks import Locks
+from obuilder.types import Id
+
+__all__ = ["rebuild"]
+
+_PARTS = ("-wal", "-shm", "-journal", "")
+"""The file itself last: what SQLite keeps beside it must never meet another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    parent: Id | None
+    record: StepRecord | None
+    created: str
+    used: str
+
+
+async def rebuild(store: Store[Any], locks: Locks) -> Sequence[str]:
+    """Put the old database aside and make a new one; returns what there is to tell.
+
+    DatabaseError `database.in-use` if somebody else has it open or works in the
+    store, `database.newer` for one of a newer obuilder; StoreError if the store
+    cannot list its results. Then nothing has changed.
+    """
+    if not can_list(store):
+        raise StoreError(
+            "this store cannot list its results, so that no database can be made from them",
+            code="store.cannot-list",
+        )
+    path = database_file(store.state_dir)
+    with ExitStack() as alone:
+        with naming_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            alone.enter_context(taking_over(path.parent))
+            if others_have_open(path):
+                raise _in_use(f"another program has {path} open")
+        traces = locks.abandoned()
+        for name in locks.names():
+            if not alone.enter_context(locks.try_hold(name, trace=traces.get(name))):
+                raise _in_use(f"somebody works in the store: {name} is locked")
+        await anyio.to_thread.run_sync(_refuse_newer, path)
+        entries, notes = await _entries(store)
+        with naming_errors(path):
+            aside = await anyio.to_thread.run_sync(_replace, path, entries)
+    if aside:
+        notes.append(f"the old database is {aside}")
+    return notes
+
+
+def _in_use(what: str) -> DatabaseError:
+    return DatabaseError(what, code="database.in-use", hint="end every program that uses the store")
+
+
+def _refuse_newer(path: Path) -> None:
+    try:
+        read_known(path)
+    except DatabaseError as error:
+        if error.code == "database.newer":
+            raise
+        # It cannot be read: that is what the new one is for.
+
+
+async def _entries(store: Store[Any]) -> tuple[dict[Id, _Entry], list[str]]:
+    found: dict[Id, _Entry] = {}
+    notes = []
+    for id in await store.results():
+        path = await store.result(id) if is_id(id) else None
+        if path is None:
+            continue
+        parent, record, side = None, None, None
+        try:
+            own = await anyio.to_thread.run_sync(read_side_file, path, id)
+        except StoreError as error:
+            notes.append(f"{id} has no parent now: {error.what}")
+        else:
+            if own is None:
+                notes.append(f"{id} has no parent now: OBuilder made it, and keeps no record of it")
+            else:
+                (parent, record), side = own, path / SIDE_FILE
+        created, used = _times(path, side)
+        found[id] = _Entry(parent=parent, record=record, created=created, used=used)
+    return found, notes
+
+
+def _times(path: Path, side: Path | None) -> tuple[str, str]:
+    """When the result was made, and last used as far as the file system tells: its log was read."""
+    now = time.time()
+    try:
+        log = (path / "log").stat()
+        created = (side or path / "log").stat().st_mtime
+        used = max(created, log.st_atime)
+    except OSError:  # a damaged result, which the check tells of
+        created = used = path.stat().st_mtime
+    first, last = (datetime.fromtimestamp(min(now, each), UTC) for each in (created, used))
+    return time_text(first), time_text(last)
+
+
+def _replace(path: Path, entries: Mapping[Id, _Entry]) -> Path | None:
+    """Write the new one beside the old, then let it take its place; where the old one is now."""
+    new = path.with_name(f"{path.name}.new")
+    for part in _PARTS:
+        new.with_name(new.name + part).unlink(missing_ok=True)
+    _write(new, entries)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    existed = os.path.lexists(path)
+    for part in _PARTS:
+        old = path.with_name(path.name + part)
+        if os.path.lexists(old):
+            old.rename(aside.with_name(aside.name + part))
+    new.rename(path)
+    sync_directory(path.parent)
+    return aside if existed else None
+
+
+def _write(path: Path, entries: Mapping[Id, _Entry]) -> None:
+    order = parents_first({id: entry.parent for id, entry in entries.items()})
+    earlier: set[Id] = set()
+    parents: dict[Id, Id | None] = {}
+    for id in order:
+        # Of a circle, which only damage can make, one is left without.
+        parent = entries[id].parent
+        parents[id] = parent if parent in earlier else None
+        earlier.add(id)
+    children = Counter(parents.values())
+    with closing(connect(path)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        for id in order:
+            entry = entries[id]
+            row = (id, entry.created, entry.used, children[id], parents[id])
+            db.execute("INSERT INTO builds VALUES (?, ?, ?, ?, ?)", row)
+            if entry.record:
+                db.execute(
+                    "INSERT INTO obuilder_steps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (id, *astuple(entry.record)),
+                )
+        db.execute("COMMIT")
