@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from obuilder.errors import BuildError as BuildError
     from obuilder.errors import CommandFailed as CommandFailed
     from obuilder.errors import ConfigError as ConfigError
+    from obuilder.errors import ErrorKind as ErrorKind
     from obuilder.errors import ObuilderError as ObuilderError
     from obuilder.errors import PluginError as PluginError
     from obuilder.errors import SpecError as SpecError
@@ -44,6 +45,7 @@ _HOMES = {
     "CommandFailed": "obuilder.errors",
     "ConfigError": "obuilder.errors",
     "Counters": "obuilder._core.build",
+    "ErrorKind": "obuilder.errors",
     "Id": "obuilder.types",
     "ObuilderError": "obuilder.errors",
     "PluginError": "obuilder.errors",
@@ -66,6 +68,7 @@ __all__ = [
     "CommandFailed",
     "ConfigError",
     "Counters",
+    "ErrorKind",
     "Id",
     "ObuilderError",
     "PluginError",

@@ -290,6 +290,7 @@ class Fetcher(ABC, Generic[C]):
         `base` is the whole text of `(from …)`, scheme included. `scratch` is an
         empty directory on the store's file system for temporary files; the core
         removes it afterwards.
-        On failure: FetchError; `rootfs` may be half full, the core discards it.
+        On failure: FetchError, and of it ImageError if the base is missing, damaged or
+        not fit for use; `rootfs` may be half full, the core discards it.
         Cancellation: stops promptly and leaves nothing running.
         """

@@ -26,7 +26,8 @@ def test_log_and_error_are_kept_and_replaced(tmp_path: Path) -> None:
     assert keep(tmp_path / "failed", "a", b"\xffsecond") == kept
     assert (kept / "log").read_bytes() == b"\xffsecond"
     error = json.loads((kept / "error.json").read_text())
-    assert error == {"id": "a", "code": "some.code", "what": "no", "hint": "do"}
+    told = {"id": "a", "kind": "build", "code": "some.code", "what": "no", "hint": "do"}
+    assert error == told
 
 
 def test_only_the_last_hundred_stay(tmp_path: Path) -> None:

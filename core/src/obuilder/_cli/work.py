@@ -9,7 +9,7 @@ from obuilder import BuildContext, Builder, BuildResult, Settings, open_builder
 from obuilder._cli.inputs import SpecSource
 from obuilder._cli.output import Output
 from obuilder._cli.plain import PlainRenderer
-from obuilder._cli.report import FAILED, step_failed
+from obuilder._cli.report import status_of, step_failed
 from obuilder._cli.supervise import supervised
 from obuilder.errors import BackendError, BuildError, FetchError, PluginError
 from obuilder.types import Id
@@ -44,7 +44,7 @@ def run_build(
         except (BuildError, BackendError) as error:
             await output.drained()  # the step's heading stands just before
             step_failed(error)
-            return FAILED
+            return status_of(error)
         return 0
 
     _exit_unless_ok(supervised(work))

@@ -27,9 +27,8 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
         # Of one that is longer than all may be together, the end tells most.
         source.seek(max(0, log.stat().st_size - _KEPT_BYTES))
         shutil.copyfileobj(source, copy)
-    (target / "error.json").write_text(
-        json.dumps({"id": id, "code": error.code, "what": error.what, "hint": error.hint})
-    )
+    told = {"id": id, "kind": error.kind, "code": error.code, "what": error.what}
+    (target / "error.json").write_text(json.dumps({**told, "hint": error.hint}))
     _trim(directory)
 
 
