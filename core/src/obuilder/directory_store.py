@@ -73,7 +73,8 @@ class DirectoryStore(Store[C]):
     def __init__(
         self, root: Path, *, cache_prefix: str = "", temporary: str = "result-tmp"
     ) -> None:
-        """Make what is missing of the layout. ConfigError if that cannot be, or not written.
+        """Make what is missing of the layout. ConfigError if that cannot be, or not written;
+        StoreError `store.read-only` if nobody could write there.
 
         `temporary` is where results are built: `result` if a store makes one in
         its place; it then tells itself what is saved and what is left over.
@@ -94,6 +95,13 @@ class DirectoryStore(Store[C]):
             ) from error
         for path in (*self._parts(), self.state_dir):
             if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                if os.statvfs(path).f_flag & os.ST_RDONLY:
+                    raise StoreError(
+                        f"the store is read-only: {path}",
+                        hint="mount its file system writable;"
+                        " if the kernel made it read-only, dmesg says why",
+                        code="store.read-only",
+                    )
                 raise ConfigError(
                     f"the store's directory {path} cannot be written",
                     where=str(path),

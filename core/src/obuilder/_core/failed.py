@@ -22,7 +22,8 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
     """
     target = directory / id
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    directory.mkdir(exist_ok=True)  # its parent must be there: a store may be unmounted
+    target.mkdir()
     with log.open("rb") as source, (target / "log").open("wb") as copy:
         # Of one that is longer than all may be together, the end tells most.
         source.seek(max(0, log.stat().st_size - _KEPT_BYTES))

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -12,11 +13,13 @@ import anyio.to_thread
 
 from obuilder._core.build_log import StepLog, read_chunks
 from obuilder._core.db import Database
+from obuilder._core.disk import disk_errors, full, has_room, is_full
 from obuilder._core.failed import keep_failure
 from obuilder._core.inflight import Inflight, Outcome, Sink
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
+from obuilder._core.reserve import Reserve
 from obuilder._core.steps import Backends, Step
-from obuilder.errors import ObuilderError, StoreError
+from obuilder.errors import BackendError, CommandFailed, ObuilderError, StoreError
 from obuilder.locks import Locks, use_lock
 from obuilder.types import Id
 
@@ -36,25 +39,34 @@ class Keeper:
     """
 
     def __init__(
-        self, backends: Backends, database: Database, *, locks: Locks, inflight: Inflight
+        self,
+        backends: Backends,
+        database: Database,
+        *,
+        locks: Locks,
+        inflight: Inflight,
+        reserve: Reserve,
     ) -> None:
         self._backends = backends
         self._store = backends.store
         self._database = database
         self._locks = locks
         self._inflight = inflight
+        self._reserve = reserve
         self.hits = 0
         self.misses = 0
 
     @asynccontextmanager
     async def result(self, step: Step, sink: Sink) -> AsyncIterator[Outcome]:
         """The step's result, which nobody can delete inside the block."""
-        async with self._locks.hold(use_lock(step.id), shared=True):
-            outcome: Outcome | None = None
-            if not self._inflight.is_running(step.id) and await self._store.result(step.id):
-                # A maker elsewhere that is about to save it is waited for.
-                async with self._locks.hold(step.id, shared=True):
-                    outcome = await self._load(step.id, step.base)
+        async with AsyncExitStack() as held:
+            with disk_errors(self._store.state_dir):
+                await held.enter_async_context(self._locks.hold(use_lock(step.id), shared=True))
+                outcome: Outcome | None = None
+                if not self._inflight.is_running(step.id) and await self._store.result(step.id):
+                    # A maker elsewhere that is about to save it is waited for.
+                    async with self._locks.hold(step.id, shared=True):
+                        outcome = await self._load(step.id, step.base)
             if outcome is None:
                 outcome = await self._inflight.share(
                     step.id, lambda publish: self._make(step, publish), sink
@@ -80,6 +92,10 @@ class Keeper:
         return record
 
     async def _make(self, step: Step, publish: Callable[[StepLog], None]) -> Outcome:
+        with disk_errors(self._store.state_dir):
+            return await self._made(step, publish)
+
+    async def _made(self, step: Step, publish: Callable[[StepLog], None]) -> Outcome:
         async with AsyncExitStack() as held:
             if step.base is not None:
                 # For as long as the step takes, also when its clients have left.
@@ -89,6 +105,7 @@ class Keeper:
             if path is not None:
                 return path
             await self._end_orphans(step.id)
+            await anyio.to_thread.run_sync(self._reserve.keep)
             begun = time.monotonic()
             async with self._store.build(step.id, base=step.base) as directory:
                 record = await self._in_directory(step, directory, publish)
@@ -108,13 +125,25 @@ class Keeper:
         async with self._log(step.id) as log:
             publish(log)
             try:
-                record = await step.make(self._backends, directory, log)
-                size = await self._store.size_added(step.id)
-                return replace(record, size_bytes=size)
+                with disk_errors(self._store.state_dir):
+                    record = await self._blaming(step, directory, log)
+                    size = await self._store.size_added(step.id)
+                    return replace(record, size_bytes=size)
             except ObuilderError as error:
                 log.close()
                 await self._keep_failure(step.id, error)
                 raise
+
+    async def _blaming(self, step: Step, directory: Path, log: StepLog) -> StepRecord:
+        try:
+            return await step.make(self._backends, directory, log)
+        except (CommandFailed, BackendError) as error:
+            # What it had written is still there: if that took the last room, any command
+            # would have failed, whatever it said of that, and this one may succeed elsewhere.
+            looked_at = partial(has_room, self._store.state_dir, anybody=True)
+            if await anyio.to_thread.run_sync(looked_at):
+                raise
+            raise full(error.what) from error
 
     @asynccontextmanager
     async def _log(self, id: Id) -> AsyncIterator[StepLog]:
@@ -152,6 +181,9 @@ class Keeper:
             await anyio.to_thread.run_sync(path.write_bytes, data)
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        if await anyio.to_thread.run_sync(is_full, self._store.state_dir):
+            # The database could not take it: a saved result that `prune` does not know of.
+            raise full(f"result {step.id} cannot be saved")
 
     async def _keep_failure(self, id: Id, error: ObuilderError) -> None:
         log = await self._store.log_file(id)

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from obuilder._core.db import Database
+from obuilder._core.reserve import Reserve
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.interfaces import Store
 from obuilder.locks import Locks, use_lock
@@ -16,16 +17,22 @@ from obuilder.types import Id
 __all__ = ["Pruner"]
 
 _BATCH = 100
+_ROUND = 16
+"""On a full disk, so many results are removed before their room is waited for."""
 OnDelete = Callable[[Id], None]
 
 
 class Pruner:
     """Deletes under each item's lock, so never what a build stands on."""
 
-    def __init__(self, store: Store[Any], database: Database, locks: Locks) -> None:
+    def __init__(
+        self, store: Store[Any], database: Database, locks: Locks, *, reserve: Reserve
+    ) -> None:
         self._store = store
         self._database = database
         self._locks = locks
+        self._reserve = reserve
+        self._removed = 0
 
     async def delete(
         self, id: Id, *, on_delete: OnDelete | None = None, missing_ok: bool = False
@@ -120,6 +127,10 @@ class Pruner:
             with anyio.CancelScope(shield=True):
                 await self._store.delete(id)
                 await self._database.remove(id)
+            self._removed += 1
+            if self._reserve.is_given_up and self._removed % _ROUND == 0:
+                # What it held is all the room that there is, until this is freed.
+                await self._store.complete_deletes()
             return True
 
 
