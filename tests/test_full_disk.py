@@ -94,6 +94,19 @@ def test_prune_makes_room_on_a_full_disk(obuilder: Command, disk: Path) -> None:
     assert listed(disk, "result") == listed(disk, "result-tmp") == []
 
 
+@pytest.mark.parametrize("disk", ["rsync-xfs"], indirect=True)
+def test_without_its_reserve_prune_says_what_is_missing(obuilder: Command, disk: Path) -> None:
+    large = built(obuilder, LARGE)
+    (disk / "store/state/reserve").unlink()
+    fill(disk)
+    pruned = obuilder("prune", "--before=2999-01-01")
+    assert pruned.returncode == 3
+    assert b"free some space" in pruned.stderr
+    for filler in disk.glob("filler*"):
+        filler.unlink()
+    assert built(obuilder, LARGE) == large
+
+
 @pytest.mark.parametrize("disk", ["rsync-ext4", "rsync-xfs", "btrfs-btrfs"], indirect=True)
 def test_a_step_that_takes_all_room_can_be_mended_and_built_again(
     obuilder: Command, disk: Path

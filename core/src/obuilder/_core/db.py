@@ -163,6 +163,15 @@ class Database:
             (time, limit),
         )
 
+    async def count_later(self, time: datetime) -> int:
+        """How many results without children were last used after a time."""
+
+        def work() -> int:
+            query = "SELECT count(*) FROM builds WHERE rc = 0 AND used > ?"
+            return int(self._connection.execute(query, (_text(time),)).fetchone()[0])
+
+        return await self._run(work)
+
     async def count(self) -> int:
         """How many results the database knows."""
 

@@ -30,7 +30,7 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
         shutil.copyfileobj(source, copy)
     told = {"id": id, "kind": error.kind, "code": error.code, "what": error.what}
     (target / "error.json").write_text(json.dumps({**told, "hint": error.hint}))
-    _trim(directory)
+    _trim(directory, last=id)
 
 
 def _newest_first(entry: os.DirEntry[str]) -> int:
@@ -40,8 +40,11 @@ def _newest_first(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def _trim(directory: Path) -> None:
-    entries = sorted(os.scandir(directory), key=_newest_first)
+def _trim(directory: Path, *, last: Id) -> None:
+    # Not by time alone: the clock may have been set back.
+    entries = sorted(
+        os.scandir(directory), key=lambda entry: (entry.name != last, _newest_first(entry))
+    )
     total = 0
     for number, entry in enumerate(entries):
         with suppress(FileNotFoundError):  # another process is writing or removing it

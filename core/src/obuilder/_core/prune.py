@@ -1,8 +1,9 @@
 """Removing results and caches that nothing uses."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -19,6 +20,10 @@ __all__ = ["Pruner"]
 _BATCH = 100
 _ROUND = 16
 """On a full disk, so many results are removed before their room is waited for."""
+_CLOCKS_DIFFER = timedelta(minutes=5)
+"""Machines that share a store need not agree to the second."""
+
+_logger = logging.getLogger(__name__)
 OnDelete = Callable[[Id], None]
 
 
@@ -75,9 +80,21 @@ class Pruner:
                     removed += 1
                 else:
                     skipped.add(id)
+        if before is not None:
+            await self._tell_of_the_future(before)
         await self._database.sweep()
         await self._store.complete_deletes()
         return removed
+
+    async def _tell_of_the_future(self, before: datetime) -> None:
+        # A clock that was wrong, or is: nobody knows which, so their times stay as they are.
+        count = await self._database.count_later(max(datetime.now(UTC) + _CLOCKS_DIFFER, before))
+        if count:
+            _logger.warning(
+                "%d of the results were last used in the future: was the clock set back?"
+                " A later date as `--before` removes them",
+                count,
+            )
 
     async def clean(self, *, on_delete: Callable[[str], None] | None = None) -> int:
         """Remove every result and every cache that nothing uses."""
