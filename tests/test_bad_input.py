@@ -126,7 +126,7 @@ def test_no_docker_engine_is_explained(obuilder: Command) -> None:
     spec = obuilder.directory / "spec"
     spec.write_text("((from busybox))")
     done = obuilder("build", "-f", str(spec), str(obuilder.source))
-    explained(done, 1, "no.sock", "(from archive:")
+    explained(done, 3, "no.sock", "(from archive:")
 
 
 def cut(data: bytes) -> bytes:

@@ -34,6 +34,7 @@ ADDED = {  # docs/compatibility.md lists these
     "state/caches",
     "state/locks",
     "state/publishing",
+    "state/reserve",
     "state/sandboxes",
     "state/sandboxes/runc",
     "state/scratch",

@@ -77,14 +77,14 @@ def tmpfs_root(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def mounted_image(*mkfs: str) -> Iterator[Path]:
+def mounted_image(*mkfs: str, size_bytes: int = _IMAGE_BYTES) -> Iterator[Path]:
     """A file system that `mkfs` makes in a file, mounted for the block."""
     # Not below pytest's own: after Ctrl-C that is moved away before this is unmounted.
     directory = Path(tempfile.mkdtemp(prefix="obuilder-image-"))
     image, mounted = directory / "image", directory / "mounted"
     mounted.mkdir()
     with image.open("wb") as file:
-        file.truncate(_IMAGE_BYTES)
+        file.truncate(size_bytes)
     try:
         _run(*mkfs, str(image))
         # The kernel detaches the loop device of `-o loop` when it is unmounted.

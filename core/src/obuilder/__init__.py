@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from obuilder.errors import BuildError as BuildError
     from obuilder.errors import CommandFailed as CommandFailed
     from obuilder.errors import ConfigError as ConfigError
+    from obuilder.errors import ErrorKind as ErrorKind
     from obuilder.errors import ObuilderError as ObuilderError
     from obuilder.errors import PluginError as PluginError
     from obuilder.errors import SpecError as SpecError
@@ -49,6 +50,7 @@ _HOMES = {
     "CommandFailed": "obuilder.errors",
     "ConfigError": "obuilder.errors",
     "Counters": "obuilder._core.build",
+    "ErrorKind": "obuilder.errors",
     "Finding": "obuilder._core.findings",
     "Id": "obuilder.types",
     "ObuilderError": "obuilder.errors",
@@ -75,6 +77,7 @@ __all__ = [
     "CommandFailed",
     "ConfigError",
     "Counters",
+    "ErrorKind",
     "Finding",
     "Id",
     "ObuilderError",

@@ -12,6 +12,7 @@ A result is saved by one rename from `result-tmp` to `result`: after a crash it
 is whole or not there. It is deleted by the rename back, then removed.
 """
 
+import errno
 import os
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
@@ -94,12 +95,14 @@ class DirectoryStore(Store[C]):
             ) from error
         for path in (*self._parts(), self.state_dir):
             if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+                number = errno.EROFS if read_only else errno.EACCES
                 raise ConfigError(
                     f"the store's directory {path} cannot be written",
                     where=str(path),
                     hint="mount it writable, or run as a user who may write there",
                     code="store.location",
-                )
+                ) from OSError(number, os.strerror(number), str(path))
 
     def _parts(self) -> tuple[Path, ...]:
         named = ("cache", "cache-tmp")

@@ -15,15 +15,17 @@
         │   └── CacheBusy
         ├── SandboxError
         ├── FetchError
+        │   └── ImageError   the base image is missing, damaged, or not fit for use
         ├── DatabaseError
         └── ProcessError     a helper program could not run, or failed
 
 Each says what happened, where, and what to do about it, and carries a code
 that stays the same between releases: programs and tests compare the code,
-people read the text.
+people read the text. Whose fault it is, and so the exit status, says its `kind`.
 """
 
-from typing import ClassVar
+from enum import StrEnum
+from typing import ClassVar, Final
 
 __all__ = [
     "BackendError",
@@ -32,7 +34,9 @@ __all__ = [
     "CommandFailed",
     "ConfigError",
     "DatabaseError",
+    "ErrorKind",
     "FetchError",
+    "ImageError",
     "ObuilderError",
     "PluginError",
     "ProcessError",
@@ -42,6 +46,25 @@ __all__ = [
     "StagesFailed",
     "StoreError",
 ]
+
+
+class ErrorKind(StrEnum):
+    """Whose fault an error is: what a scheduler asks before it tries again elsewhere."""
+
+    COMMAND = "command"
+    """A command of the spec ended badly."""
+    BUILD = "build"
+    """The spec asks for what is not there or not allowed: a source, a secret, a base image."""
+    LIMIT = "limit"
+    """Something took more than it was given."""
+    REQUEST = "request"
+    """The id or cache that a command was given is not there, or in use."""
+    CANCELLED = "cancelled"
+    """Whoever wanted it has cancelled it."""
+    USAGE = "usage"
+    """The command line, the settings, or the text of a spec or Dockerfile."""
+    INFRASTRUCTURE = "infrastructure"
+    """Store, sandbox, engine, disk, or a program that is not installed: the build may be fine."""
 
 
 class ObuilderError(Exception):
@@ -66,6 +89,14 @@ class ObuilderError(Exception):
         self.where = where
         self.hint = hint
         self.code = code or self.default_code
+
+    @property
+    def kind(self) -> ErrorKind:
+        """Whose fault it is, told from the code, or else from the class."""
+        return _KIND_OF_CODE.get(self.code) or next(
+            (kind for tree, kind in _KIND_OF_CLASS if isinstance(self, tree)),
+            ErrorKind.INFRASTRUCTURE,
+        )
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
@@ -125,10 +156,18 @@ class StagesFailed(BuildError):
     """Several stages of a build failed, of which each error is one of `errors`, in order."""
 
     default_code = "stages.failed"
+    errors: tuple[ObuilderError, ...] = ()
 
     def __init__(self, errors: tuple[ObuilderError, ...]) -> None:
         super().__init__(f"{len(errors)} stages failed: {'; '.join(map(str, errors))}")
         self.errors = errors
+
+    @property
+    def kind(self) -> ErrorKind:
+        """The infrastructure's only if all of them are."""
+        if {error.kind for error in self.errors} == {ErrorKind.INFRASTRUCTURE}:
+            return ErrorKind.INFRASTRUCTURE
+        return super().kind
 
 
 class BackendError(ObuilderError):
@@ -161,6 +200,12 @@ class FetchError(BackendError):
     default_code = "fetch.failed"
 
 
+class ImageError(FetchError):
+    """The base image that a spec names is missing, damaged, or not what it may be."""
+
+    default_code = "image.invalid"
+
+
 class DatabaseError(BackendError):
     """The store's database cannot be used."""
 
@@ -188,6 +233,31 @@ class ProcessError(BackendError):
         super().__init__(what, hint=hint, code=code)
         self.returncode = returncode
         self.stderr = stderr
+
+
+# The first that an error is one of, if the code alone does not tell.
+_KIND_OF_CLASS: Final[tuple[tuple[type[ObuilderError], ErrorKind], ...]] = (
+    (CommandFailed, ErrorKind.COMMAND),
+    (BuildError, ErrorKind.BUILD),
+    (ImageError, ErrorKind.BUILD),
+    (SpecError, ErrorKind.USAGE),
+    (ConfigError, ErrorKind.USAGE),
+)
+
+_KIND_OF_CODE: Final = {
+    "build.cancelled": ErrorKind.CANCELLED,
+    "healthcheck.timeout": ErrorKind.LIMIT,
+    "store.cache-busy": ErrorKind.REQUEST,
+    "store.cannot-list": ErrorKind.REQUEST,
+    "store.in-use": ErrorKind.REQUEST,
+    "store.unknown-id": ErrorKind.REQUEST,
+    "store.nested-subvolume": ErrorKind.BUILD,
+    # Found out where settings are looked at, and yet no setting is wrong.
+    "sandbox.no-runtime": ErrorKind.INFRASTRUCTURE,
+    "sandbox.state-dir": ErrorKind.INFRASTRUCTURE,
+    "store.not-mounted": ErrorKind.INFRASTRUCTURE,
+    "store.program": ErrorKind.INFRASTRUCTURE,
+}
 
 
 def _quote(arg: str) -> str:

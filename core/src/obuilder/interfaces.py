@@ -299,7 +299,8 @@ class Fetcher(ABC, Generic[C]):
         links are the image's. `scratch` is an empty directory on the store's file
         system for temporary files, a program's TMPDIR for instance; the core
         removes it afterwards. Nothing is written elsewhere.
-        On failure: FetchError, one short message; `rootfs` may be half full, the
-        core discards it. What a killed process has left hinders no later fetch.
+        On failure: FetchError, one short message, and of it ImageError if the base is
+        missing, damaged or not fit for use; `rootfs` may be half full, the core
+        discards it. What a killed process has left hinders no later fetch.
         Cancellation: stops promptly and leaves nothing running, daemons neither.
         """

@@ -177,6 +177,7 @@ async def _ctime_boundary_ns() -> int:
     """A time that no file has been changed after yet, and every later change is after."""
     boundary = time.time_ns()
     # ctime comes from a clock that stands still for up to 10 ms.
-    while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= boundary:  # noqa: ASYNC110 - a clock
+    while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= boundary:
+        boundary = min(boundary, time.time_ns())  # it may be set back by hours just now
         await anyio.sleep(_TICK_S)
     return boundary

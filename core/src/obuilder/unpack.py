@@ -8,7 +8,7 @@ from typing import Literal
 
 from obuilder import process
 from obuilder._unpack.child import REFUSED_STATUS
-from obuilder.errors import FetchError, ProcessError
+from obuilder.errors import FetchError, ImageError, ProcessError
 
 __all__ = ["Compression", "Unpacked", "unpack"]
 
@@ -22,6 +22,10 @@ _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[1]); import obuilder; del sys.path[0]; "
     "from obuilder._unpack.child import main; raise SystemExit(main(*sys.argv[2:]))"
 )
+_OF_THE_ARCHIVE = frozenset(
+    f"archive.{what}" for what in ("truncated", "corrupt", "unsupported", "unsafe-name", "conflict")
+)
+"""Refusals that the archive itself is to blame for, not the machine."""
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[1])
 
 
@@ -47,12 +51,12 @@ async def unpack(archive: int, rootfs: Path, *, compression: Compression = "auto
     capabilities, ACLs and `user.*` attributes are kept; an entry replaces an
     earlier one of its name, a directory is merged into one that exists.
     Needs root.
-    On failure: FetchError without `where`, `rootfs` is half full. Codes:
-    archive.truncated, archive.corrupt, archive.unsupported, archive.unreadable,
-    archive.unsafe-name (`..`, too long), archive.conflict (entries that
-    contradict each other), archive.no-space, archive.attribute,
-    archive.unwritable, archive.needs-root, and archive.failed if the unpacking
-    process itself could not run.
+    On failure: FetchError without `where` (ImageError if the archive is to
+    blame), `rootfs` is half full. Codes: archive.truncated, archive.corrupt,
+    archive.unsupported, archive.unreadable, archive.unsafe-name (`..`,
+    too long), archive.conflict (entries that contradict each other),
+    archive.no-space, archive.attribute, archive.unwritable, archive.needs-root,
+    and archive.failed if the unpacking process itself could not run.
     Cancellation: ends the process and leaves nothing running.
     """
     argv = [sys.executable, "-I", "-c", _BOOT, _PACKAGE_PARENT, str(rootfs), compression]
@@ -68,7 +72,8 @@ async def unpack(archive: int, rootfs: Path, *, compression: Compression = "auto
         ) from error
     answer = json.loads(done.stdout)
     if done.returncode == REFUSED_STATUS:
-        raise FetchError(answer["what"], hint=answer["hint"], code=answer["code"])
+        kind = ImageError if answer["code"] in _OF_THE_ARCHIVE else FetchError
+        raise kind(answer["what"], hint=answer["hint"], code=answer["code"])
     return Unpacked(
         entries=answer["entries"], size_bytes=answer["size_bytes"], sha256=answer["sha256"]
     )

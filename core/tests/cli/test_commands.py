@@ -146,7 +146,7 @@ def test_failed_step_ends_with_status_1_and_obuilders_words(shop: Shop) -> None:
 def test_bug_is_one_line_without_a_traceback(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.write("crash")
     result = shop.build()
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "obuilder: internal error: ZeroDivisionError: a bug" in result.stderr
     assert "this is a bug" in result.stderr
     assert "Traceback" not in result.stderr

@@ -99,7 +99,7 @@ def test_a_store_that_ends_the_process_is_never_taken_for_a_good_one(
     install("acme-deadly", points, {"deadly_module": source})
     some = ("--only", "odd cache names", "--only", "df is a percentage")
     result = run(f"--store=deadly:{tmp_path}/pool", *some)
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "kept    odd cache names" in result.stdout
     assert "promises:" not in result.stdout
     assert "internal error" not in result.stderr

@@ -89,7 +89,7 @@ def test_a_damaged_database_is_made_anew(shop: Shop) -> None:
     assert printed[0].startswith("fsck.database db.sqlite: ")
     assert "obuilder fsck --rebuild-db" in printed[0]
     assert printed[1] == "Checked 3 results: 1 fault"
-    assert shop.run("delete", shop.ids[2]).exit_code == 1
+    assert shop.run("delete", shop.ids[2]).exit_code == 3
     status, printed = shop.fsck("--rebuild-db")
     assert status == 0
     assert printed[0].startswith(f"Note: the old database is {shop.database}.damaged-")
@@ -101,7 +101,7 @@ def test_the_database_of_a_newer_obuilder_is_not_made_anew(shop: Shop) -> None:
     with closing(sqlite3.connect(shop.database)) as connection:
         connection.execute("PRAGMA user_version = 99")
     done = shop.run("fsck", "--rebuild-db", "--repair")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert done.stdout == ""
     assert "upgrade obuilder" in done.stderr
 

@@ -1,5 +1,6 @@
 """Whole builds on a real store with a scripted sandbox: stages, cache, failures, closing."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -235,15 +236,18 @@ async def test_the_directory_of_a_root_file_system_lets_everybody_in(tmp_path: P
         os.umask(old)
 
 
-async def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.EIO, "fetch.failed"), (errno.ENOSPC, "store.full")]
+)
+async def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path, number: int, code: str) -> None:
     async def fail() -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     fetcher = TinyFetcher(before=fail)
     async with open_parts(tmp_path / "store", fetcher=fetcher) as parts:
-        with pytest.raises(ObuilderError, match="No space left") as caught:
+        with pytest.raises(ObuilderError, match=os.strerror(number)) as caught:
             await parts.builder.build(stage("((from b))"))
-        assert caught.value.code == "fetch.failed"
+        assert caught.value.code == code
         assert parts.temporary() == []
         assert os.listdir(parts.store.state_dir / "scratch") == []
         fetcher.before = None

@@ -1,7 +1,8 @@
 """How a command fails: one message on standard error, and the exit status.
 
-Status 1: the build or the infrastructure failed. 2: usage, configuration or
-spec. 130: interrupted. 143: terminated.
+Status 1: the build failed, or what was asked for is not there. 2: usage,
+configuration or spec. 3: the infrastructure failed, or obuilder itself.
+130: interrupted. 143: terminated. docs/failures.md has the codes.
 """
 
 import logging
@@ -14,10 +15,11 @@ from contextlib import contextmanager, suppress
 
 import typer
 
-from obuilder.errors import BuildError, ConfigError, ObuilderError, SpecError
+from obuilder.errors import BuildError, ErrorKind, ObuilderError
 
 __all__ = [
     "FAILED",
+    "INFRASTRUCTURE",
     "INTERRUPTED",
     "TERMINATED",
     "USAGE",
@@ -28,12 +30,14 @@ __all__ = [
     "reporting",
     "say",
     "show",
+    "status_of",
     "step_failed",
     "warnings_shown",
 ]
 
 FAILED = 1
 USAGE = 2
+INFRASTRUCTURE = 3
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -54,8 +58,7 @@ def reporting(*, verbose: bool) -> Iterator[None]:
     except ObuilderError as error:
         _trace(error, wanted=traced)
         show(error)
-        usage = isinstance(error, ConfigError | SpecError)
-        raise typer.Exit(USAGE if usage else FAILED) from None
+        raise typer.Exit(status_of(error)) from None
     except KeyboardInterrupt:
         say("Interrupted")
         raise typer.Exit(INTERRUPTED) from None
@@ -67,7 +70,7 @@ def reporting(*, verbose: bool) -> Iterator[None]:
         say(f"obuilder: internal error: {text}")
         again = "" if traced else f" Run it again with -v or {_TRACEBACK_VARIABLE}=1 to see where."
         say(f"  hint: this is a bug in obuilder or in a plugin; please report it.{again}")
-        raise typer.Exit(FAILED) from None
+        raise typer.Exit(INFRASTRUCTURE) from None
 
 
 @contextmanager
@@ -106,6 +109,13 @@ def cannot_write(error: OSError) -> int:
     if not isinstance(error, BrokenPipeError):
         say(f"obuilder: cannot write output: {error.strerror}")
     return FAILED
+
+
+def status_of(error: ObuilderError) -> int:
+    """The exit status of a command that an error ends."""
+    if error.kind is ErrorKind.USAGE:
+        return USAGE
+    return INFRASTRUCTURE if error.kind is ErrorKind.INFRASTRUCTURE else FAILED
 
 
 def show(error: ObuilderError) -> None:

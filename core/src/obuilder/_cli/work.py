@@ -9,7 +9,7 @@ from obuilder import BuildContext, Builder, BuildResult, Settings, open_builder
 from obuilder._cli.inputs import SpecSource
 from obuilder._cli.output import Output
 from obuilder._cli.plain import PlainRenderer
-from obuilder._cli.report import FAILED, step_failed
+from obuilder._cli.report import status_of, step_failed
 from obuilder._cli.supervise import supervised
 from obuilder.errors import BackendError, BuildError, FetchError, PluginError, StagesFailed
 from obuilder.types import Id
@@ -50,7 +50,7 @@ def run_build(
             await output.drained()  # the step's heading stands just before
             for each in error.errors if isinstance(error, StagesFailed) else (error,):
                 step_failed(each)
-            return FAILED
+            return status_of(error)
         finally:
             renderer.close()
         return 0

@@ -1,7 +1,7 @@
 """The builder: walks a spec's stages and asks the backends to make each step once."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from obuilder._core.context import Context
 from obuilder._core.db import Database, database_file
+from obuilder._core.disk import disk_errors
 from obuilder._core.findings import Report
 from obuilder._core.fsck import Checker
 from obuilder._core.inflight import Inflight
@@ -21,6 +22,7 @@ from obuilder._core.mover import Mover
 from obuilder._core.observe import BuildObserver, Observer
 from obuilder._core.prune import Pruner
 from obuilder._core.recovery import recover
+from obuilder._core.reserve import Reserve
 from obuilder._core.saved_env import read_env
 from obuilder._core.stages import Stages, Wanted
 from obuilder._core.steps import Backends, run_step
@@ -99,20 +101,43 @@ class Builder:
         self._platform = platform or machine_platform()
 
     async def __aenter__(self) -> Self:
+        state = self._store.state_dir
         async with AsyncExitStack() as stack:
-            state = self._store.state_dir
-            locks = Locks(state / "locks")
-            self._database = await stack.enter_async_context(Database.open(database_file(state)))
-            await recover(self._backends, self._database, locks)
-            self._tasks = await stack.enter_async_context(anyio.create_task_group())
-            inflight = Inflight(self._tasks)
-            self._keeper = Keeper(
-                self._backends, self._database, locks=locks, inflight=inflight, jobs=self._jobs
-            )
-            self._pruner = Pruner(self._store, self._database, locks)
-            self._mover = Mover(self._backends, self._database, locks)
+            with disk_errors(state):
+                self._reserve = Reserve(state)
+                await anyio.to_thread.run_sync(self._reserve.give_up_if_full)
+                stack.push_async_callback(self._keep_reserve)
+                await self._open(stack, Locks(state / "locks"))
             self._stack = stack.pop_all()
         return self
+
+    async def _open(self, stack: AsyncExitStack, locks: Locks) -> None:
+        path = database_file(self._store.state_dir)
+        self._database = await stack.enter_async_context(Database.open(path))
+        stack.push_async_callback(self._make_room)
+        await recover(self._backends, self._database, locks)
+        self._tasks = await stack.enter_async_context(anyio.create_task_group())
+        self._keeper = Keeper(
+            self._backends,
+            self._database,
+            locks=locks,
+            inflight=Inflight(self._tasks),
+            reserve=self._reserve,
+            jobs=self._jobs,
+        )
+        self._pruner = Pruner(self._store, self._database, locks, reserve=self._reserve)
+        self._mover = Mover(self._backends, self._database, locks)
+
+    async def _make_room(self) -> None:
+        # Closing the database writes too.
+        with anyio.CancelScope(shield=True), suppress(OSError):
+            await anyio.to_thread.run_sync(self._reserve.give_up_if_full)
+
+    async def _keep_reserve(self) -> None:
+        if self._reserve.is_given_up:
+            with anyio.CancelScope(shield=True), suppress(StoreError, OSError):
+                # There is still no room: whoever builds next is told so.
+                await anyio.to_thread.run_sync(self._reserve.keep)
 
     async def __aexit__(
         self,
@@ -197,7 +222,8 @@ class Builder:
 
         StoreError if there is none, or if a build is using one of them.
         """
-        return await self._pruner.delete(id, on_delete=on_delete)
+        with disk_errors(self._store.state_dir):
+            return await self._pruner.delete(id, on_delete=on_delete)
 
     async def prune(
         self,
@@ -207,11 +233,13 @@ class Builder:
         on_delete: Callable[[Id], None] | None = None,
     ) -> int:
         """Remove up to `limit` results without children last used before `before`."""
-        return await self._pruner.prune(before=before, limit=limit, on_delete=on_delete)
+        with disk_errors(self._store.state_dir):
+            return await self._pruner.prune(before=before, limit=limit, on_delete=on_delete)
 
     async def clean(self, *, on_delete: Callable[[str], None] | None = None) -> int:
         """Remove every result and every cache that nothing uses; returns how many."""
-        return await self._pruner.clean(on_delete=on_delete)
+        with disk_errors(self._store.state_dir):
+            return await self._pruner.clean(on_delete=on_delete)
 
     async def check(self, *, repair: bool = False) -> Report:
         """What is wrong with the store; with `repair` also what was repaired, and what was not.
@@ -227,7 +255,8 @@ class Builder:
 
         StoreError if there is none, or it cannot be sent.
         """
-        await self._mover.export(id, sink)
+        with disk_errors(self._store.state_dir):
+            await self._mover.export(id, sink)
 
     async def push(self, id: Id, receiver: "Builder") -> bool:
         """Copy a result to another builder's store; False if it has it already.
@@ -235,7 +264,8 @@ class Builder:
         By a stream of the stores' own if both speak one (btrfs, zfs), which sends only the
         difference where the other store has the base too. StoreError as `export` and `import_`.
         """
-        return await self._mover.push(id, receiver._mover)  # noqa: SLF001 - of the same class
+        with disk_errors(self._store.state_dir):
+            return await self._mover.push(id, receiver._mover)  # noqa: SLF001 - of the same class
 
     async def import_(self, id: Id, source: int) -> bool:
         """Take the result `id` from a stream; False if the store has it already.
@@ -244,7 +274,8 @@ class Builder:
         one of the store's own and holds a difference. StoreError if it is damaged, cut
         off, or another result's, or its base is not here; then nothing has changed.
         """
-        return await self._mover.import_(id, source)
+        with disk_errors(self._store.state_dir):
+            return await self._mover.import_(id, source)
 
     async def counters(self) -> Counters:
         """The state of the store and the work of this builder."""

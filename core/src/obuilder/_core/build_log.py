@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 
+from obuilder._core.disk import FULL_HINT
 from obuilder._core.pieces import Piece, Wait
 from obuilder.errors import StoreError
 from obuilder.interfaces import BuildLog
@@ -54,7 +55,7 @@ class StepLog(BuildLog):
                 raise StoreError(
                     f"cannot write the log {self._path}: {error.strerror}",
                     code="store.log-write",
-                    hint="free some space: obuilder prune --before 7d",
+                    hint=FULL_HINT,
                 ) from error
             view = view[written:]
             self._size += written

@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from obuilder._core.db_connection import connect, naming_errors
+from obuilder._core.db_connection import check_room, connect, naming_errors
 from obuilder._core.db_guard import sharing
 from obuilder._core.record import StepRecord
 from obuilder.types import Id
@@ -57,7 +57,7 @@ class Database:
                 # The last one to close checkpoints and removes `-wal` and `-shm`. In its
                 # turn: a client that was not waited for may be using the connection.
                 with anyio.CancelScope(shield=True):
-                    await database._run(connection.close)
+                    await database._run(connection.close, closing=True)
 
     async def touch(self, id: Id) -> bool:
         """Note that a result was used now; False if the database does not know it."""
@@ -173,6 +173,15 @@ class Database:
             (time, limit),
         )
 
+    async def count_later(self, time: datetime) -> int:
+        """How many results without children were last used after a time."""
+
+        def work() -> int:
+            query = "SELECT count(*) FROM builds WHERE rc = 0 AND used > ?"
+            return int(self._connection.execute(query, (time_text(time),)).fetchone()[0])
+
+        return await self._run(work)
+
     async def count(self) -> int:
         """How many results the database knows."""
 
@@ -186,9 +195,11 @@ class Database:
             lambda: [Id(row[0]) for row in self._connection.execute(query, values).fetchall()]
         )
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def _run(self, work: Callable[[], T], *, closing: bool = False) -> T:
         def guarded() -> T:
             with naming_errors(self._path):
+                if not closing:
+                    check_room(self._path)
                 return work()
 
         return await anyio.to_thread.run_sync(guarded, limiter=self._one_at_a_time)
@@ -198,10 +209,11 @@ class Database:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._connection
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # a full disk has rolled some back already
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
 
 def _now() -> str:

@@ -8,9 +8,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from obuilder._core.db_schema import migrate, refuse_newer
+from obuilder._core.disk import FULL, FULL_HINT, is_full, update_in_place
 from obuilder.errors import DatabaseError
 
-__all__ = ["connect", "naming_errors"]
+__all__ = ["check_room", "connect", "naming_errors"]
 
 _BUSY_S = 30.0
 _AGAIN_S = 0.01
@@ -18,6 +19,7 @@ _TORN_S = 1.0
 """How long a database may look damaged."""
 _PRIMARY = 0xFF  # of an extended error code
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_NO_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -25,6 +27,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open or create, with today's schema. DatabaseError; a newer one is not changed."""
     with naming_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        update_in_place(path.parent)
         if path.exists():
             _examine(path)
         connection = sqlite3.connect(
@@ -40,6 +43,12 @@ def connect(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
         return connection
+
+
+def check_room(path: Path) -> None:
+    """DatabaseError if the disk is full. Asked before each use; why: `disk.is_full`. OSError."""
+    if is_full(path.parent):
+        raise DatabaseError(f"database {path}: its disk is full", code=FULL, hint=FULL_HINT)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -108,7 +117,12 @@ def naming_errors(path: Path) -> Iterator[None]:
         number = getattr(error, "sqlite_errorcode", 0) & _PRIMARY  # misuse has none
         if number == sqlite3.SQLITE_READONLY:
             raise _read_only(path) from error
-        if number in _LOCKED:
+        if number == sqlite3.SQLITE_FULL or (
+            # Of its `-wal` and `-shm` it does not say why they cannot be made.
+            number in _NO_FILE and path.parent.is_dir() and is_full(path.parent)
+        ):
+            code, hint = FULL, FULL_HINT
+        elif number in _LOCKED:
             code, hint = "database.locked", "another program holds it open"
         elif number in _DAMAGED:
             code, hint = "database.damaged", f"move {path} away: results are found again by builds"

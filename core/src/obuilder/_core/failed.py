@@ -25,12 +25,14 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
     """
     target = directory / id
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    directory.mkdir(exist_ok=True)  # its parent must be there: a store may be unmounted
+    target.mkdir()
     with log.open("rb") as source, (target / "log").open("wb") as copy:
         # Of one that is longer than all may be together, the end tells most.
         source.seek(max(0, log.stat().st_size - _KEPT_BYTES))
         shutil.copyfileobj(source, copy)
     words: dict[str, Any] = {
+        "kind": error.kind,
         "code": error.code,
         "what": error.what,
         "where": error.where,
@@ -40,7 +42,7 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
         words |= {"argv": error.argv, "status": error.status}
     kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
     (target / "error.json").write_text(json.dumps({"id": id, "type": kind.__name__, **words}))
-    _trim(directory)
+    _trim(directory, last=id)
 
 
 def kept_error(directory: Path, id: Id, since: datetime) -> ObuilderError | None:
@@ -76,8 +78,11 @@ def _newest_first(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def _trim(directory: Path) -> None:
-    entries = sorted(os.scandir(directory), key=_newest_first)
+def _trim(directory: Path, *, last: Id) -> None:
+    # Not by time alone: the clock may have been set back.
+    entries = sorted(
+        os.scandir(directory), key=lambda entry: (entry.name != last, _newest_first(entry))
+    )
     total = 0
     for number, entry in enumerate(entries):
         with suppress(FileNotFoundError):  # another process is writing or removing it

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -13,13 +14,15 @@ import anyio.to_thread
 
 from obuilder._core.build_log import StepLog, read_chunks
 from obuilder._core.db import Database
+from obuilder._core.disk import disk_errors, full, has_room, is_full
 from obuilder._core.elsewhere import hold_followed
 from obuilder._core.failed import keep_failure
 from obuilder._core.inflight import Followers, Inflight, Outcome
 from obuilder._core.pieces import Sink, Wait, telling
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
+from obuilder._core.reserve import Reserve
 from obuilder._core.steps import Backends, Step
-from obuilder.errors import ObuilderError, StoreError
+from obuilder.errors import BackendError, CommandFailed, ObuilderError, StoreError
 from obuilder.locks import Locks, use_lock
 from obuilder.types import Holder, Id
 
@@ -45,6 +48,7 @@ class Keeper:
         *,
         locks: Locks,
         inflight: Inflight,
+        reserve: Reserve,
         jobs: int | None = None,
     ) -> None:
         self._slots = anyio.CapacityLimiter(math.inf if jobs is None else jobs)
@@ -53,6 +57,7 @@ class Keeper:
         self._database = database
         self._locks = locks
         self._inflight = inflight
+        self._reserve = reserve
         self.hits = 0
         self.misses = 0
 
@@ -63,12 +68,15 @@ class Keeper:
         async def told(holder: Holder) -> None:
             await sink(Wait(what=f"the deletion of {step.id}", holder=holder))
 
-        async with self._locks.hold(use_lock(step.id), shared=True, on_wait=told):
-            outcome: Outcome | None = None
-            if not self._inflight.is_running(step.id) and await self._store.result(step.id):
-                # A maker elsewhere that is about to save it is waited for.
-                async with self._locks.hold(step.id, shared=True):
-                    outcome = await self._load(step.id, step.base)
+        async with AsyncExitStack() as held:
+            with disk_errors(self._store.state_dir):
+                using = self._locks.hold(use_lock(step.id), shared=True, on_wait=told)
+                await held.enter_async_context(using)
+                outcome: Outcome | None = None
+                if not self._inflight.is_running(step.id) and await self._store.result(step.id):
+                    # A maker elsewhere that is about to save it is waited for.
+                    async with self._locks.hold(step.id, shared=True):
+                        outcome = await self._load(step.id, step.base)
             if outcome is None:
                 outcome = await self._inflight.share(
                     step.id, lambda followers: self._make(step, followers), sink
@@ -95,6 +103,10 @@ class Keeper:
         return record
 
     async def _make(self, step: Step, followers: Followers) -> Outcome:
+        with disk_errors(self._store.state_dir):
+            return await self._made(step, followers)
+
+    async def _made(self, step: Step, followers: Followers) -> Outcome:
         async with AsyncExitStack() as held:
             if step.base is not None:
                 # For as long as the step takes, also when its clients have left.
@@ -111,6 +123,7 @@ class Keeper:
             await elsewhere.failed()
             await held.enter_async_context(self._slots)
             await self._end_orphans(step.id)
+            await anyio.to_thread.run_sync(self._reserve.keep)
             begun = time.monotonic()
             async with self._store.build(step.id, base=step.base) as directory:
                 record = await self._in_directory(step, directory, followers)
@@ -128,13 +141,25 @@ class Keeper:
         async with self._log(step.id) as log:
             followers.publish(log)
             try:
-                record = await step.make(self._backends, directory, log)
-                size = await self._store.size_added(step.id)
-                return replace(record, size_bytes=size)
+                with disk_errors(self._store.state_dir):
+                    record = await self._blaming(step, directory, log)
+                    size = await self._store.size_added(step.id)
+                    return replace(record, size_bytes=size)
             except ObuilderError as error:
                 log.close()
                 await self._keep_failure(step.id, error)
                 raise
+
+    async def _blaming(self, step: Step, directory: Path, log: StepLog) -> StepRecord:
+        try:
+            return await step.make(self._backends, directory, log)
+        except (CommandFailed, BackendError) as error:
+            # What it had written is still there: if that took the last room, any command
+            # would have failed, whatever it said of that, and this one may succeed elsewhere.
+            looked_at = partial(has_room, self._store.state_dir, anybody=True)
+            if await anyio.to_thread.run_sync(looked_at):
+                raise
+            raise full(error.what) from error
 
     @asynccontextmanager
     async def _log(self, id: Id) -> AsyncIterator[StepLog]:
@@ -173,6 +198,9 @@ class Keeper:
             await anyio.to_thread.run_sync(path.write_bytes, data)
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        if await anyio.to_thread.run_sync(is_full, self._store.state_dir):
+            # The database could not take it: a saved result that `prune` does not know of.
+            raise full(f"result {step.id} cannot be saved")
 
     async def _keep_failure(self, id: Id, error: ObuilderError) -> None:
         log = await self._store.log_file(id)

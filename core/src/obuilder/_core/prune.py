@@ -1,13 +1,15 @@
 """Removing results and caches that nothing uses."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
 
 from obuilder._core.db import Database
+from obuilder._core.reserve import Reserve
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.interfaces import Store
 from obuilder.locks import Locks, use_lock
@@ -16,16 +18,26 @@ from obuilder.types import Id
 __all__ = ["Pruner"]
 
 _BATCH = 100
+_ROUND = 16
+"""On a full disk, so many results are removed before their room is waited for."""
+_CLOCKS_DIFFER = timedelta(minutes=5)
+"""Machines that share a store need not agree to the second."""
+
+_logger = logging.getLogger(__name__)
 OnDelete = Callable[[Id], None]
 
 
 class Pruner:
     """Deletes under each item's lock, so never what a build stands on."""
 
-    def __init__(self, store: Store[Any], database: Database, locks: Locks) -> None:
+    def __init__(
+        self, store: Store[Any], database: Database, locks: Locks, *, reserve: Reserve
+    ) -> None:
         self._store = store
         self._database = database
         self._locks = locks
+        self._reserve = reserve
+        self._removed = 0
 
     async def delete(
         self, id: Id, *, on_delete: OnDelete | None = None, missing_ok: bool = False
@@ -68,9 +80,21 @@ class Pruner:
                     removed += 1
                 else:
                     skipped.add(id)
+        if before is not None:
+            await self._tell_of_the_future(before)
         await self._database.sweep()
         await self._store.complete_deletes()
         return removed
+
+    async def _tell_of_the_future(self, before: datetime) -> None:
+        # A clock that was wrong, or is: nobody knows which, so their times stay as they are.
+        count = await self._database.count_later(max(datetime.now(UTC) + _CLOCKS_DIFFER, before))
+        if count:
+            _logger.warning(
+                "%d of the results were last used in the future: was the clock set back?"
+                " A later date as `--before` removes them",
+                count,
+            )
 
     async def clean(self, *, on_delete: Callable[[str], None] | None = None) -> int:
         """Remove every result and every cache that nothing uses."""
@@ -120,6 +144,10 @@ class Pruner:
             with anyio.CancelScope(shield=True):
                 await self._store.delete(id)
                 await self._database.remove(id)
+            self._removed += 1
+            if self._reserve.is_given_up and self._removed % _ROUND == 0:
+                # What it held is all the room that there is, until this is freed.
+                await self._store.complete_deletes()
             return True
 
 

@@ -9,6 +9,7 @@ from anyio.from_thread import start_blocking_portal
 
 from obuilder._core.build import BuildContext, Builder, BuildResult
 from obuilder._core.config import Settings, known_schemes
+from obuilder._core.disk import disk_errors
 from obuilder._core.driver_names import driver_of
 from obuilder._core.fsck import Checker
 from obuilder._core.options import fill, option_names, unknown_key
@@ -222,8 +223,9 @@ async def _open_places(
     store_class, store_config = session.backend(STORE)
     sandbox_class, sandbox_config = session.backend(SANDBOX)
     fetchers = session.fetchers()
-    with _sources_named(settings):
-        store = await stack.enter_async_context(store_class.open(settings.location, store_config))
+    with _sources_named(settings), disk_errors():
+        opening = store_class.open(settings.location, store_config)
+        store = await stack.enter_async_context(opening)
         # Not in `sandbox`: OBuilder takes what it finds there for containers, and stops.
         sandbox_dir = store.state_dir / "sandboxes" / driver_of(settings.sandbox)
         sandbox = await stack.enter_async_context(sandbox_class.open(sandbox_dir, sandbox_config))

@@ -84,7 +84,8 @@ class ImportStep:
         scratch = backends.store.state_dir / "scratch" / self.id
         try:
             shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
+            scratch.parent.mkdir(exist_ok=True)
+            scratch.mkdir()
             rootfs.mkdir()
             rootfs.chmod(0o755)  # whatever the umask: a step's user must get in
             image = await backends.fetcher.fetch(

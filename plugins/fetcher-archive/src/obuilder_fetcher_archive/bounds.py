@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from obuilder.errors import FetchError
+from obuilder.errors import FetchError, ImageError
 from obuilder.types import FetchContext
 
 __all__ = ["Bounds"]
@@ -39,7 +39,7 @@ class Bounds:
         if path.startswith("/"):
             return Path(path)
         if self.start is None:
-            raise FetchError(
+            raise ImageError(
                 f"no directory is known that {path!r} could be relative to",
                 hint="name the archive by its absolute path, below one of archive.roots",
                 code="archive.no-directory",
@@ -62,7 +62,7 @@ class Bounds:
             # Again, of what was really opened: a link may have changed meanwhile.
             self._check(str(Path(f"/proc/self/fd/{place}").readlink()), path)
             if not stat.S_ISREG(mode):
-                raise FetchError("not a regular file", where=str(path), code="archive.not-a-file")
+                raise ImageError("not a regular file", where=str(path), code="archive.not-a-file")
             return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise _unopened(error, path) from error
@@ -73,7 +73,7 @@ class Bounds:
         if any(Path(real).is_relative_to(directory) for directory in self.directories):
             return
         allowed = ", ".join(map(str, self.directories)) or "nowhere"
-        raise FetchError(
+        raise ImageError(
             f"{real} is out of bounds; allowed is what lies below: {allowed}",
             where=str(path),
             hint=f'allow its directory: archive.roots = ["{Path(real).parent}"]',
@@ -83,7 +83,7 @@ class Bounds:
 
 def _unopened(error: OSError, path: Path) -> FetchError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return FetchError(
+        return ImageError(
             "there is no such file",
             where=str(path),
             hint="a relative path starts at the spec file's directory",

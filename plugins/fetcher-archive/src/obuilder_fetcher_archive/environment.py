@@ -2,7 +2,7 @@
 
 import re
 
-from obuilder.errors import FetchError
+from obuilder.errors import ImageError
 from obuilder.types import Env
 
 __all__ = ["DEFAULT_ENV", "parse_env"]
@@ -14,7 +14,7 @@ DEFAULT_ENV: Env = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 def parse_env(data: bytes, *, where: str) -> Env:
     """The pairs in the order of their lines; blank lines and `#` comments do not count.
 
-    A value is taken as it stands, up to the end of the line. FetchError
+    A value is taken as it stands, up to the end of the line. ImageError
     archive.invalid-env with `where`:LINE if a line is something else, or names
     a variable a second time.
     """
@@ -32,7 +32,7 @@ def parse_env(data: bytes, *, where: str) -> Env:
         else:
             pairs[name] = value
             continue
-        raise FetchError(
+        raise ImageError(
             problem,
             where=f"{where}:{number}",
             hint="one NAME=VALUE a line, no quotes, no `export`",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from obuilder.errors import FetchError
+from obuilder.errors import FetchError, ImageError
 from obuilder.interfaces import BuildLog, Fetcher
 from obuilder.types import BaseImage, Env, FetchContext
 from obuilder.unpack import Unpacked, unpack
@@ -101,7 +101,7 @@ def _parse(base: str) -> _Base:
         problem = f"{query!r} is not sha256= and 64 hexadecimal digits"
     else:
         return _Base(path=path, sha256=pinned.group(1).lower() if pinned else None)
-    raise FetchError(
+    raise ImageError(
         f"cannot use the base {base!r}: {problem}",
         hint=f"write {_FORM}",
         code="archive.invalid-base",
@@ -115,7 +115,7 @@ def _environment(bounds: Bounds, archive: Path) -> Env:
     with os.fdopen(bounds.open(path), "rb") as file:
         data = file.read(_ENV_LIMIT_BYTES + 1)
     if len(data) > _ENV_LIMIT_BYTES:
-        raise FetchError(
+        raise ImageError(
             "an environment file has at most 1 MiB", where=str(path), code="archive.invalid-env"
         )
     return parse_env(data, where=str(path))
@@ -124,7 +124,7 @@ def _environment(bounds: Bounds, archive: Path) -> Env:
 def _check(unpacked: Unpacked, wanted: _Base, path: Path) -> None:
     if wanted.sha256 in (None, unpacked.sha256):
         return
-    raise FetchError(
+    raise ImageError(
         f"the archive is not the pinned one: sha256 {unpacked.sha256}, wanted {wanted.sha256}",
         where=str(path),
         hint="bring the pinned archive back, or pin this one if you trust it",
@@ -136,7 +136,7 @@ def _refuse_saved_image(rootfs: Path, path: Path) -> None:
     """`docker save` makes a tarball of tarballs, which is easily taken for a root."""
     saved = any((rootfs / name).is_file() for name in _DOCKER_SAVE)
     if saved and not any(os.path.lexists(rootfs / name) for name in ("bin", "etc", "usr")):
-        raise FetchError(
+        raise ImageError(
             "this is a saved image (layers), not a root file system",
             where=str(path),
             hint="docker create IMAGE, then docker export CONTAINER > root.tar",

@@ -7,7 +7,7 @@ those that the sources of later releases use.
 
 from dataclasses import dataclass
 
-from obuilder.errors import FetchError
+from obuilder.errors import FetchError, ImageError
 
 __all__ = ["ARCHIVE_FORM", "failure"]
 
@@ -23,6 +23,7 @@ class _Kind:
     signs: tuple[str, ...]
     what: str
     hint: str
+    error: type[FetchError] = FetchError
 
 
 # The first kind that has a sign in the text wins. Trouble with the engine comes
@@ -69,6 +70,7 @@ _KINDS = (
         ),
         what="the image is not available for this platform",
         hint="use an image that is made for this machine",
+        error=ImageError,
     ),
     _Kind(
         code="docker.rate-limit",
@@ -82,6 +84,7 @@ _KINDS = (
         signs=("repository does not exist or may require",),
         what="there is no such image, or it is private",
         hint="check name, tag and digest; if the image is private, docker login first",
+        error=ImageError,
     ),
     _Kind(
         code="docker.login",
@@ -101,6 +104,7 @@ _KINDS = (
         signs=("manifest unknown", "name unknown", "no such image", "not found"),
         what="there is no such image",
         hint="check name, tag and digest: docker pull IMAGE",
+        error=ImageError,
     ),
     _Kind(
         code="docker.registry",
@@ -133,7 +137,7 @@ def failure(task: str, *, status: int, stderr: bytes, base: str) -> FetchError:
     lower = said.lower().replace(base.lower(), "")
     for kind in _KINDS:
         if any(sign in lower for sign in kind.signs):
-            return FetchError(f"{kind.what}: {said}", where=base, hint=kind.hint, code=kind.code)
+            return kind.error(f"{kind.what}: {said}", where=base, hint=kind.hint, code=kind.code)
     how = said or (f"exit status {status}" if status >= 0 else f"ended by signal {-status}")
     return FetchError(
         f"docker could not {task}: {how}",

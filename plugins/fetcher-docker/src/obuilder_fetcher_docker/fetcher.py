@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 import anyio
 
-from obuilder.errors import FetchError
+from obuilder.errors import FetchError, ImageError
 from obuilder.interfaces import BuildLog, Fetcher
 from obuilder.types import BaseImage, FetchContext
 from obuilder.unpack import unpack
@@ -100,7 +100,7 @@ async def _pulled(docker: Docker, local: Image | None, *, wanted: str, log: Buil
         raise _other_platform(docker, local, wanted, because=f" ({error.what})") from error
     image = await docker.find()
     if image is None:
-        raise FetchError(
+        raise ImageError(
             "the image was removed from the engine just after it was pulled",
             where=docker.base,
             hint="build again, without pruning images at the same time",
@@ -112,8 +112,8 @@ async def _pulled(docker: Docker, local: Image | None, *, wanted: str, log: Buil
     return image
 
 
-def _other_platform(docker: Docker, image: Image, wanted: str, *, because: str = "") -> FetchError:
-    return FetchError(
+def _other_platform(docker: Docker, image: Image, wanted: str, *, because: str = "") -> ImageError:
+    return ImageError(
         f"the image is for {image.platform}, wanted is {wanted}, and no other was found{because}",
         where=docker.base,
         hint=f"use an image that is made for {wanted}",

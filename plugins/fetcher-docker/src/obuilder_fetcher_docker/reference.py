@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from obuilder.errors import FetchError
+from obuilder.errors import ImageError
 
 __all__ = ["Reference", "repository"]
 
@@ -34,13 +34,13 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """FetchError docker.invalid-reference if `text` is anything else.
+        """ImageError docker.invalid-reference if `text` is anything else.
 
         No reference begins with `-`, so what comes through is never an option.
         """
         match = _REFERENCE.fullmatch(text) if len(text) <= _MAX_CHARS else None
         if match is None:
-            raise FetchError(
+            raise ImageError(
                 f"{text[:_MAX_CHARS]!r} is not an image reference", hint=_hint(text), code=_CODE
             )
         return cls(text=text, repository=repository(match["name"]), digest=match["digest"])

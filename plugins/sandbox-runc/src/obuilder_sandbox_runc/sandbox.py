@@ -181,7 +181,7 @@ def _made(state_dir: Path) -> Path:
             f"the path of the store is not UTF-8 text: {str(state_dir)!a}",
             where="store",
             hint="an OCI runtime takes nothing else: choose another location",
-            code="sandbox.not-utf8",
+            code="store.location",
         ) from None
     try:
         for directory in (state_dir, state_dir / "bundles", state_dir / "runc"):

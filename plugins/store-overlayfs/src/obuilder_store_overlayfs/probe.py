@@ -1,5 +1,6 @@
 """Whether a place can hold layers: tried once for each kernel and file system, then remembered."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -34,6 +35,8 @@ def check_location(root: Path) -> None:
         _try(root)
         write_file(tried, here)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return  # says nothing of layers, and `prune` must be able to open the store
         raise ConfigError(
             f"layers cannot be mounted in {root}: {error.strerror}",
             where="store",

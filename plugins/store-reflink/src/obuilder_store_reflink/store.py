@@ -1,5 +1,6 @@
 """The reflink store: results are plain directories, a clone shares their blocks until it writes."""
 
+import errno
 import fcntl
 import os
 import shlex
@@ -55,6 +56,8 @@ def _try_clone(root: Path) -> None:
             one.flush()
             fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return  # says nothing of clones, and `prune` must be able to open the store
         target = shlex.quote(str(root))
         image = shlex.quote(f"/var/lib/{root.name or 'pool'}.xfs")
         raise ConfigError(

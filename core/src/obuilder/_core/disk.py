@@ -1,0 +1,187 @@
+"""What a full, a read-only or a vanished disk did: told from the cause of an error, in one place.
+
+Backends say what they were doing, in words of their own; that the disk was
+to blame they leave in the error's cause. Here it gets a code and a hint.
+"""
+
+import errno
+import fcntl
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from obuilder.errors import BackendError, ConfigError, ObuilderError, ProcessError, StoreError
+
+__all__ = [
+    "FULL",
+    "FULL_HINT",
+    "FULL_NUMBERS",
+    "disk_errors",
+    "full",
+    "has_room",
+    "is_full",
+    "update_in_place",
+]
+
+FULL_HINT = "free some space: obuilder prune --before 7d"
+FULL_NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+_ROOM_BYTES = 1 << 20
+_BLOCKS_BYTES = 256 << 10
+
+_FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
+_FS_IOC_SETFLAGS = 0x40086602
+_FS_NOCOW_FL = 0x00800000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trouble:
+    """One state of a disk; programs say `words`, in the C locale as process.py starts them."""
+
+    code: str
+    what: str
+    hint: str
+    numbers: frozenset[int]
+    words: tuple[bytes, ...]
+
+
+_FULL = _Trouble(
+    code="store.full",
+    what="the disk of the store is full",
+    hint=FULL_HINT,
+    numbers=FULL_NUMBERS,
+    words=(b"No space left on device", b"Disk quota exceeded", b"out of space"),
+)
+FULL = _FULL.code
+_READ_ONLY = _Trouble(
+    code="store.read-only",
+    what="the store is read-only",
+    hint="mount its file system writable; if the kernel made it read-only, dmesg says why",
+    numbers=frozenset({errno.EROFS}),
+    words=(b"Read-only file system",),
+)
+_VANISHED = _Trouble(
+    code="store.vanished",
+    what="the store is gone",
+    hint="is its file system still mounted?",
+    numbers=frozenset({errno.ENOTCONN, errno.ESTALE, errno.ENODEV}),
+    words=(b"Transport endpoint is not connected", b"Stale file handle"),
+)
+_OPEN_CODES = frozenset(
+    {"store.location", "store.log-write", "sandbox.bundle", "sandbox.state-dir"}
+)
+"""Codes that say where it happened and not why; any other of an error's own is left to it."""
+
+
+@contextmanager
+def disk_errors(state_dir: Path | None = None) -> Iterator[None]:
+    """Raise StoreError for what the store's disk did to the block; other errors pass.
+
+    `state_dir` is the store's, once it is open: without it the store has vanished.
+    """
+    try:
+        yield
+    except (OSError, BackendError, ConfigError) as error:
+        trouble = _trouble(error, state_dir)
+        if trouble is None:
+            raise
+        raise StoreError(
+            f"{trouble.what}: {_said(error)}", hint=trouble.hint, code=trouble.code
+        ) from error
+
+
+def full(what: str) -> StoreError:
+    """The error of a disk that is full; `what` could not be done."""
+    return StoreError(f"{_FULL.what}: {what}", hint=FULL_HINT, code=FULL)
+
+
+def has_room(directory: Path, size_bytes: int = _ROOM_BYTES, *, anybody: bool = False) -> bool:
+    """Whether a file of a size can be made in a directory. Blocking. OSError.
+
+    `anybody`: by others than root too, for whom some file systems keep less.
+    """
+    if anybody and _free_bytes(directory) < size_bytes:
+        return False
+    try:
+        # What is said to be free need not be for data: btrfs.
+        with tempfile.TemporaryFile(dir=directory) as file:
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+    except OSError as error:
+        if error.errno in FULL_NUMBERS:
+            return False
+        raise
+    return True
+
+
+def is_full(directory: Path) -> bool:
+    """Whether there is no room for a few blocks; 2 µs if there is plenty. Blocking. OSError.
+
+    SQLite maps its `-shm` file into memory. Where overwriting takes new blocks (btrfs), a write
+    to that without room for them is no error but SIGBUS, the end of the process: who uses the
+    database asks first.
+    """
+    return _free_bytes(directory) < _BLOCKS_BYTES and not has_room(directory, _BLOCKS_BYTES)
+
+
+def update_in_place(directory: Path) -> None:
+    """Have files that are made in a directory overwritten in place, where that is not so anyway.
+
+    Then what they have is enough for their changes, on a full disk too. Blocking. OSError.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system that knows no such flags has no need of this one
+            given = fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, bytes(4))
+            flags = int.from_bytes(given[:4], sys.byteorder)
+            if not flags & _FS_NOCOW_FL:
+                wanted = (flags | _FS_NOCOW_FL).to_bytes(4, sys.byteorder)
+                fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, wanted)
+    finally:
+        os.close(descriptor)
+
+
+def _free_bytes(directory: Path) -> int:
+    space = os.statvfs(directory)
+    return space.f_bavail * space.f_frsize
+
+
+def _trouble(error: Exception, state_dir: Path | None) -> _Trouble | None:
+    known = {trouble.code for trouble in (_FULL, _READ_ONLY, _VANISHED)}
+    if isinstance(error, ObuilderError) and error.code in known:
+        return None
+    if state_dir is not None and not _is_directory(state_dir):
+        return _VANISHED
+    if isinstance(error, ObuilderError) and error.code not in (error.default_code, *_OPEN_CODES):
+        return None
+    cause: BaseException | None = error
+    while cause is not None:
+        for trouble in (_FULL, _READ_ONLY, _VANISHED):
+            if _is_of(cause, trouble):
+                return trouble
+        cause = cause.__cause__
+    return None
+
+
+def _is_of(error: BaseException, trouble: _Trouble) -> bool:
+    if isinstance(error, ProcessError):
+        return any(words in error.stderr for words in trouble.words)
+    return isinstance(error, OSError) and error.errno in trouble.numbers
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a file server or daemon that has gone
+        return False
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, ObuilderError):
+        return error.what
+    name = getattr(error, "filename", None)
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{name}: {reason}" if name else reason
