@@ -59,6 +59,23 @@ def test_a_missing_dependency_of_a_dependency_is_the_one_that_is_named(install: 
         Plugins().load(SANDBOX, "box")
 
 
+def test_what_is_no_exception_is_a_failure_like_any_other(install: Install) -> None:
+    broken(install, "class Panic(BaseException): pass\nraise Panic('at import')")
+    with pytest.raises(PluginError, match="Panic"):
+        Plugins().load(SANDBOX, "box")
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b""])
+def test_damaged_metadata_of_one_harms_no_other(
+    install: Install, site: Path, damage: bytes
+) -> None:
+    broken(install, "class Box: pass")
+    (site / "acme_box-1.0.dist-info" / "METADATA").write_bytes(damage)
+    assert "fakebox" in Plugins().names(SANDBOX)
+    assert run("--help").exit_code == 0
+    assert run("backends").exit_code == 0
+
+
 def test_the_others_are_listed_and_work(install: Install, tmp_path: Path) -> None:
     broken(install, "import no_such_thing")
     broken(install, "raise SystemExit(3)", "exiting")

@@ -62,12 +62,13 @@ def test_hook_plugin_that_raises_at_import_stops_nothing(
     assert "acme-loud" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["ValueError", "SystemExit", "BaseException"])
 def test_hook_that_raises_is_logged_and_the_next_one_hears_all_the_same(
-    install: Install, caplog: pytest.LogCaptureFixture
+    install: Install, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     body = "from obuilder import hookimpl\nheard = []\n@hookimpl\ndef build_started():\n    "
     for name in ("bad_one", "good_one", "bad_two"):
-        action = "heard.append(1)" if name == "good_one" else "raise ValueError('ouch')"
+        action = "heard.append(1)" if name == "good_one" else f"raise {kind}('ouch')"
         install_hooks(install, name, body + action)
     hooks = Plugins().hooks()
     assert hooks is not None
@@ -76,7 +77,7 @@ def test_hook_that_raises_is_logged_and_the_next_one_hears_all_the_same(
     import good_one  # type: ignore[import-not-found]  # noqa: PLC0415 - made by this test
 
     assert good_one.heard == [1]
-    assert caplog.text.count("ValueError: ouch") == 2
+    assert caplog.text.count(f"{kind}: ouch") == 2
     assert "acme-bad_one" in caplog.text
 
 

@@ -54,7 +54,9 @@ class Observers:
         for distribution, manager in self._managers:
             try:
                 getattr(manager.hook, hook)(**values)
-            except Exception as error:  # noqa: BLE001 - foreign code; an observer fails no build
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - foreign code; an observer fails no build
                 _log.warning(
                     "the hook %s of %s failed: %s: %s",
                     hook,
@@ -72,7 +74,9 @@ def commands_of(distribution: str, plugin: object) -> Sequence[Callable[..., obj
         return ()
     try:
         return [command for said in manager.hook.commands() for command in _functions(said)]
-    except Exception as error:  # noqa: BLE001 - foreign code; it stops no other command
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - foreign code; it stops no other command
         _log.warning(
             "the commands of %s are not there: %s: %s",
             distribution,

@@ -134,13 +134,14 @@ def _scan() -> Iterator[Backend]:
     for distribution in importlib.metadata.distributions():
         try:
             points = [point for point in distribution.entry_points if point.group in kinds]
+            if not points:
+                continue
+            metadata = distribution.metadata
+            name = metadata["Name"] or "a distribution without a name"
+            version = metadata["Version"] or "unknown"
         except (ValueError, TypeError, OSError) as error:  # damaged metadata of anything installed
-            _log.debug("entry points that cannot be read: %s", error)
+            _log.debug("the metadata of a distribution cannot be read: %s", error)
             continue
-        if not points:
-            continue
-        metadata = distribution.metadata
-        name = metadata["Name"] or "a distribution without a name"
         # One that is found twice on the path is what Python imports first.
         key = normal_name(name)
         if key in seen:
@@ -151,7 +152,7 @@ def _scan() -> Iterator[Backend]:
                 kind=kinds[point.group],
                 name=point.name,
                 distribution=name,
-                version=metadata["Version"] or "unknown",
+                version=version,
                 entry_point=point,
             )
 
@@ -176,7 +177,9 @@ def _load(backend: Backend) -> object:
             on_missing_entrypoints_callback=None,
             conflict_resolver=error_on_conflict,
         )
-    except (AssertionError, SystemExit) as error:  # raised by the plugin; stevedore lets them pass
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised by the plugin; stevedore lets some pass
         failures.append(error)
     if failures:
         raise import_failure(backend, failures[0]) from failures[0]

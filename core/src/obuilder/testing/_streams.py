@@ -5,9 +5,10 @@ import os
 import sys
 import tempfile
 import termios
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -186,6 +187,7 @@ async def _import(store: AnyStore, id: Id, stream: Path) -> None:
 async def _import_and_cancel(store: AnyStore, id: Id, data: bytes) -> None:
     """Cancel when the store has taken the data of a stream that does not end."""
     reader, writer = os.pipe()
+    begun = anyio.Event()
 
     async def write() -> None:
         os.set_blocking(writer, False)
@@ -195,6 +197,8 @@ async def _import_and_cancel(store: AnyStore, id: Id, data: bytes) -> None:
             rest = rest[os.write(writer, rest[:4096]) :]
         while _waiting(reader):
             await anyio.lowlevel.checkpoint()
+        # The decompressor may have read it all, and the store nothing.
+        await begun.wait()
         tasks.cancel_scope.cancel()
 
     try:
@@ -203,11 +207,29 @@ async def _import_and_cancel(store: AnyStore, id: Id, data: bytes) -> None:
                 tasks.start_soon(write)
                 header = await receive_header(reader)
                 assert header.id == id
-                async with receive(store, header, reader):
-                    pytest.fail("it took half a stream for a whole one")
+                with _telling_begin(store, begun):
+                    async with receive(store, header, reader):
+                        pytest.fail("it took half a stream for a whole one")
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@contextmanager
+def _telling_begin(store: AnyStore, begun: anyio.Event) -> Iterator[None]:
+    """Set the event when the store is asked to make a result, of a stream or for one."""
+
+    def telling(real: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*args: Any, **named: Any) -> Any:
+            begun.set()
+            return real(*args, **named)
+
+        return make
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "build", telling(store.build))
+        patch.setattr(store, "import_", telling(store.import_))
+        yield
 
 
 def _waiting(reader: int) -> int:
