@@ -198,6 +198,22 @@ async def test_prune_does_not_lose_what_comes_before_a_result_in_use(store: Path
                 assert results(store) == {base}
 
 
+async def test_prune_goes_past_what_the_store_refuses(store: Path) -> None:
+    """As zfs does where something is cloned from it that the database does not know."""
+    async with open_parts(store) as parts:
+        ids = [(await parts.builder.build(stage(f"((from {name}))"))).id for name in "abc"]
+        real = parts.store.delete
+
+        async def delete(id: Id) -> None:
+            if id == ids[0]:
+                raise StoreError("it has clones", code="store.in-use")
+            await real(id)
+
+        parts.store.delete = delete  # type: ignore[method-assign]  # this one only
+        assert await parts.builder.prune(before=now() + timedelta(days=1), limit=10) == 2
+        assert await parts.store.result(ids[0]) is not None
+
+
 async def test_prune_removes_more_than_one_batch(store: Path) -> None:
     names = [f"base{number}" for number in range(130)]
     async with open_parts(store) as parts:

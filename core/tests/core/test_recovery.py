@@ -3,12 +3,14 @@
 import logging
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from support.builds import Events, ScriptedSandbox, descriptors, open_parts, stage
 
+from obuilder import Builder
 from obuilder.errors import StoreError
 from obuilder.locks import Locks
 from obuilder.types import Id, Leftover, LeftoverKind
@@ -170,6 +172,26 @@ async def test_what_a_live_builder_uses_is_left_alone(
             assert os.listdir(store / "result-tmp") == [STRANGE]
             assert os.listdir(store / "cache-tmp") == ["123-c"]
         assert sorted(locks.names()) == sorted([STRANGE, "copy-123-c"])
+    assert caplog.text == ""
+
+
+async def test_what_ends_well_while_it_is_looked_for_is_not_told_as_left(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_parts(store) as parts:
+        left = Leftover(kind=LeftoverKind.RESULT, key=STRANGE, path=store / "result-tmp" / STRANGE)
+        looks = 0
+        real = parts.store.leftovers
+
+        async def leftovers() -> Sequence[Leftover]:
+            nonlocal looks
+            looks += 1
+            return [left, *await real()] if looks == 1 else await real()
+
+        parts.store.leftovers = leftovers  # type: ignore[method-assign]  # this one only
+        async with Builder(parts.store, parts.sandbox, parts.fetcher):
+            pass
+    assert looks == 2
     assert caplog.text == ""
 
 

@@ -76,7 +76,7 @@ class Pruner:
             if not batch:
                 break
             for id in batch:
-                if await self._remove(id, on_delete):
+                if await self._is_removed(id, on_delete):
                     removed += 1
                 else:
                     skipped.add(id)
@@ -85,6 +85,16 @@ class Pruner:
         await self._database.sweep()
         await self._store.complete_deletes()
         return removed
+
+    async def _is_removed(self, id: Id, on_delete: OnDelete | None) -> bool:
+        try:
+            return await self._remove(id, on_delete)
+        except StoreError as error:
+            # By a clone that the database does not know as its child.
+            if error.code != "store.in-use":
+                raise
+            _logger.info("%s", error)
+            return False
 
     async def _tell_of_the_future(self, before: datetime) -> None:
         # A clock that was wrong, or is: nobody knows which, so their times stay as they are.

@@ -36,6 +36,11 @@ async def recover(backends: Backends, database: Database, locks: Locks) -> None:
     for key, leftovers in found.items():
         with locks.try_hold(key) as free:
             if free:
+                if leftovers:
+                    # Whoever had it may have ended well meanwhile.
+                    present = [*await backends.sandbox.leftovers()]
+                    present += await backends.store.leftovers()
+                    leftovers = [each for each in leftovers if each in present]  # noqa: PLW2901 - fewer
                 await _recover_one(key, leftovers, backends, database=database)
 
 
