@@ -47,6 +47,36 @@ def test_a_signal_cleans_up_and_the_same_command_works_again(
     assert b"\nfine\n" in again.stdout
 
 
+def test_a_build_that_drains_saves_what_runs_and_begins_no_more(obuilder: Command) -> None:
+    waits = '(run (shell "echo up; until test -e /go; do usleep 9000; done; echo done"))'
+    running = obuilder.start(f'{waits} (run (shell "echo second"))', "--drain-on-term")
+    running.wait_for(b"\nup\n")
+    running.signal(signal.SIGTERM)
+    assert running.process.stderr is not None
+    assert b"draining" in running.process.stderr.readline()
+    (temporary,) = (obuilder.directory / "store" / "result-tmp").iterdir()
+    (temporary / "rootfs" / "go").touch()
+    code, printed, stderr = running.end()
+    assert code == 143, stderr
+    assert b"the builder drains" in stderr
+    assert b"\ndone\n" in printed
+    assert b"\nsecond\n" not in printed
+    again = obuilder.build(f'{waits} (run (shell "echo second"))')
+    assert again.stdout.count(b"from cache") == 2
+    assert b"\nsecond\n" in again.stdout
+
+
+def test_the_second_sigterm_of_a_build_that_drains_cancels(obuilder: Command) -> None:
+    running = obuilder.start(STUBBORN, "--drain-on-term")
+    running.wait_for(b"\nup\n")
+    running.signal(signal.SIGTERM)
+    assert running.process.stderr is not None
+    assert b"draining" in running.process.stderr.readline()
+    running.signal(signal.SIGTERM)
+    assert running.end()[0] == 143
+    assert_clean(obuilder, obuilder.directory / "store")
+
+
 def test_a_second_signal_ends_it_at_once(obuilder: Command) -> None:
     running = obuilder.start(STUBBORN)
     running.wait_for(b"\nup\n")

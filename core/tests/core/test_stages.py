@@ -11,7 +11,7 @@ from obuilder import events
 from obuilder._cli.output import Output
 from obuilder._cli.plain import PlainRenderer
 from obuilder._core.build import BuildContext
-from obuilder.errors import CommandFailed, StagesFailed
+from obuilder.errors import BuildError, CommandFailed, StagesFailed
 from obuilder.spec.ast import Stage
 
 pytestmark = pytest.mark.anyio
@@ -220,3 +220,34 @@ async def test_an_error_of_the_clients_own_comes_out_as_it_is(
     async with open_parts(tmp_path / "store", jobs=jobs) as parts:
         with pytest.raises(ZeroDivisionError):
             await parts.builder.build(stage(SPEC), BuildContext(on_event=fail))
+
+
+async def test_a_builder_that_drains_ends_what_runs_and_begins_nothing(tmp_path: Path) -> None:
+    held = Held("a", "own")
+    sandbox = ScriptedSandbox(scripts=held.scripts())
+    errors = []
+    async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+
+        async def build() -> None:
+            with pytest.raises(BuildError) as caught:
+                await parts.builder.build(stage(SPEC))
+            errors.append(caught.value.code)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(build)
+                for name in ("a", "own"):
+                    await held.begun[name].wait()
+                parts.builder.drain()
+                for name in ("a", "own"):
+                    held.may_end[name].set()
+        saved = await parts.builder.counters()
+        # The base and both that ran, and what else was done by then; d was not begun.
+        assert saved.items >= 3
+        # What is cached can still be built.
+        await parts.builder.build(stage("((from x) (run (shell a)))"))
+        with pytest.raises(BuildError):
+            await parts.builder.build(stage("((from x) (run (shell new)))"))
+    assert errors == ["build.drained"]
+    assert "d" not in sandbox.commands
+    assert "new" not in sandbox.commands

@@ -70,6 +70,10 @@ def build(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="After a failure, make what does not depend on it.")
     ] = False,
+    drain_on_term: Annotated[
+        bool,
+        typer.Option("--drain-on-term", help="The first SIGTERM begins no new step, and waits."),
+    ] = False,
 ) -> None:
     """Build a spec; cached steps are not run again."""
     from obuilder._cli import inputs  # noqa: PLC0415
@@ -84,7 +88,7 @@ def build(
 
     from obuilder._cli.work import run_build  # noqa: PLC0415
 
-    id = run_build(settings, read, source=source, secrets=secrets)
+    id = run_build(settings, read, source=source, secrets=secrets, drains=drain_on_term)
     inputs.save_id(id_path, id)
 
 

@@ -21,10 +21,13 @@ from obuilder._cli.report import (
 )
 from obuilder.errors import ObuilderError
 
-__all__ = ["Work", "supervised"]
+__all__ = ["Drain", "Work", "supervised"]
 
 Work = Callable[[Output], Awaitable[int]]
 """Does something, writes to the output, and returns the exit status."""
+
+Drain = Callable[[], None]
+"""Has the work begin nothing new."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_WORDS_S = 0.5
@@ -50,12 +53,15 @@ class _Ending:
         self.end(FAILED, "" if quiet else f"obuilder: cannot write output: {error.strerror}")
 
 
-def supervised(work: Work) -> int:
-    """Run `work` to its end and return its exit status, or that of what ended it."""
-    return anyio.run(_supervise, work)
+def supervised(work: Work, *, drain: Drain | None = None) -> int:
+    """Run `work` to its end and return its exit status, or that of what ended it.
+
+    With `drain`, the first SIGTERM calls that, and the next signal is the first.
+    """
+    return anyio.run(_supervise, work, drain)
 
 
-async def _supervise(work: Work) -> int:
+async def _supervise(work: Work, drain: Drain | None) -> int:
     ending = _Ending()
     failure: Exception | None = None
     status = FAILED
@@ -64,7 +70,7 @@ async def _supervise(work: Work) -> int:
     handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     with anyio.open_signal_receiver(*handled) as received:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch, received, ending)
+            tasks.start_soon(_watch, received, ending, drain)
             tasks.start_soon(output.watch, ending.output_closed)
             with ending.scope:
                 try:
@@ -91,9 +97,16 @@ async def _supervise(work: Work) -> int:
     return ending.status
 
 
-async def _watch(received: AsyncIterator[signal.Signals], ending: _Ending) -> None:
+async def _watch(
+    received: AsyncIterator[signal.Signals], ending: _Ending, drain: Drain | None
+) -> None:
     seen = 0
     async for number in received:
+        if drain is not None and number == signal.SIGTERM:
+            say("obuilder: draining: no new step is begun, what runs is ended")
+            drain()
+            drain = None
+            continue
         status = INTERRUPTED if number == signal.SIGINT else TERMINATED
         seen += 1
         if seen > 1:

@@ -9,7 +9,7 @@ from obuilder import BuildContext, Builder, BuildResult, Settings, open_builder
 from obuilder._cli.inputs import SpecSource
 from obuilder._cli.output import Output
 from obuilder._cli.plain import PlainRenderer
-from obuilder._cli.report import status_of, step_failed
+from obuilder._cli.report import TERMINATED, status_of, step_failed
 from obuilder._cli.supervise import supervised
 from obuilder.errors import BackendError, BuildError, FetchError, PluginError, StagesFailed
 from obuilder.types import Id
@@ -25,10 +25,19 @@ Removal = Callable[[Builder, Callable[[str], None]], Awaitable[int]]
 
 
 def run_build(
-    settings: Settings, spec: SpecSource, *, source: Path, secrets: Mapping[str, bytes]
+    settings: Settings,
+    spec: SpecSource,
+    *,
+    source: Path,
+    secrets: Mapping[str, bytes],
+    drains: bool = False,
 ) -> Id:
-    """Build and print the events; `typer.Exit` with the status of one that failed."""
+    """Build and print the events; `typer.Exit` with the status of one that failed.
+
+    `drains`: the first SIGTERM lets what runs end.
+    """
     results: list[BuildResult] = []
+    draining = _Draining()
 
     async def work(output: Output) -> int:
         renderer = PlainRenderer(output)
@@ -42,6 +51,7 @@ def run_build(
         )
         try:
             async with open_builder(settings) as builder:
+                draining.opened(builder)
                 results.append(await builder.build(spec.stage, context))
         except (BuildError, BackendError) as error:
             rest = renderer.finish(everything=settings.build.keep_going)
@@ -50,13 +60,31 @@ def run_build(
             await output.drained()  # the step's heading stands just before
             for each in error.errors if isinstance(error, StagesFailed) else (error,):
                 step_failed(each)
-            return status_of(error)
+            return TERMINATED if error.code == "build.drained" else status_of(error)
         finally:
             renderer.close()
         return 0
 
-    _exit_unless_ok(supervised(work))
+    _exit_unless_ok(supervised(work, drain=draining.begin if drains else None))
     return results[0].id
+
+
+class _Draining:
+    """Drains the builder, also if it is not open yet."""
+
+    def __init__(self) -> None:
+        self._builder: Builder | None = None
+        self._has_begun = False
+
+    def opened(self, builder: Builder) -> None:
+        self._builder = builder
+        if self._has_begun:
+            builder.drain()
+
+    def begin(self) -> None:
+        self._has_begun = True
+        if self._builder is not None:
+            self._builder.drain()
 
 
 def run_healthcheck(settings: Settings) -> None:

@@ -165,6 +165,14 @@ class Builder:
             await stages.telling.build_finished(done.id)
             return BuildResult(id=done.id, path=done.path)
 
+    def drain(self) -> None:
+        """Begin no new step, and let those that run end and be saved.
+
+        Builds go on through what is cached, and end with BuildError, `build.drained`, where they
+        need a step that is not. Not to be undone.
+        """
+        self._keeper.drains = True
+
     def _stages(self, spec: ast.Stage, context: BuildContext, observer: BuildObserver) -> Stages:
         platform = context.platform or self._platform
         wanted = Wanted(

@@ -22,7 +22,7 @@ from obuilder._core.pieces import Sink, Wait, telling
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
 from obuilder._core.reserve import Reserve
 from obuilder._core.steps import Backends, Step
-from obuilder.errors import BackendError, CommandFailed, ObuilderError, StoreError
+from obuilder.errors import BackendError, BuildError, CommandFailed, ObuilderError, StoreError
 from obuilder.locks import Locks, use_lock
 from obuilder.types import Holder, Id
 
@@ -58,6 +58,7 @@ class Keeper:
         self._locks = locks
         self._inflight = inflight
         self._reserve = reserve
+        self.drains = False
         self.hits = 0
         self.misses = 0
 
@@ -121,7 +122,9 @@ class Keeper:
             if found is not None:
                 return replace(found, told=await elsewhere.saved())
             await elsewhere.failed()
+            self._check_begin()
             await held.enter_async_context(self._slots)
+            self._check_begin()  # it may have been a long wait
             await self._end_orphans(step.id)
             await anyio.to_thread.run_sync(self._reserve.keep)
             begun = time.monotonic()
@@ -136,6 +139,10 @@ class Keeper:
                 raise StoreError(f"result {step.id} was saved and is not there")
             self.misses += 1
             return Outcome(path=saved, cached=False)
+
+    def _check_begin(self) -> None:
+        if self.drains:
+            raise BuildError("no new step is begun: the builder drains", code="build.drained")
 
     async def _in_directory(self, step: Step, directory: Path, followers: Followers) -> StepRecord:
         async with self._log(step.id) as log:

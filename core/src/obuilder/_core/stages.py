@@ -106,6 +106,8 @@ class Stages:
             raise self._failure()
 
     def _failure(self) -> Exception:
+        if all(getattr(error, "code", "") == "build.drained" for error in self._failures):
+            return self._failures[0]
         ours = [error for error in self._failures if isinstance(error, ObuilderError)]
         if self._wanted.keep_going and len(ours) == len(self._failures) > 1:
             return StagesFailed(tuple(ours))
@@ -143,7 +145,9 @@ class Stages:
                 await node.telling.stage_failed(error)
         except Exception as another:  # noqa: BLE001 - raised again by `built`
             self._failures.append(another)
-        if not self._wanted.keep_going:
+        # Where a builder drains, what runs in other stages shall end well.
+        drained = isinstance(error, BuildError) and error.code == "build.drained"
+        if not (self._wanted.keep_going or drained):
             self._on_failure.cancel()
 
     async def _made(self, node: _Node, holding: AsyncExitStack) -> Finished:
