@@ -10,7 +10,7 @@ import pytest
 from support.builds import Call, Events, Parts, Script, ScriptedSandbox, open_parts, stage
 
 from obuilder import locks
-from obuilder.errors import BuildError, CommandFailed
+from obuilder.errors import BuildError, CommandFailed, SandboxError
 from obuilder.events import Event, Waiting
 from obuilder.types import ROOT
 
@@ -38,7 +38,7 @@ class Pair:
     """Two builders on one store, as two processes have them; the first makes a slow step."""
 
     def __init__(self, ending: Callable[[Call], Awaitable[None]] | None = None) -> None:
-        self.may_end = anyio.Event()
+        self.may_end, self.second_ended = anyio.Event(), anyio.Event()
         self.one, self.two = Watched(), Watched()
         self.errors: list[BaseException | None] = [None, None]
         self.cancel_first = anyio.CancelScope()
@@ -56,8 +56,12 @@ class Pair:
         events = (self.one, self.two)[number]
         try:
             await parts.builder.build(SPEC, events.context())
-        except BuildError as error:
+        except (BuildError, SandboxError) as error:
             self.errors[number] = error
+
+    async def _run_second(self, second: Parts) -> None:
+        await self.build(1, second)
+        self.second_ended.set()
 
     @asynccontextmanager
     async def both_running(self, root: Path) -> AsyncIterator[None]:
@@ -75,7 +79,7 @@ class Pair:
 
                     tasks.start_soon(run_first)
                     await self.one.wait_for(BEGUN)
-                    tasks.start_soon(self.build, 1, second)
+                    tasks.start_soon(self._run_second, second)
                     await self.two.wait_for(BEGUN)
                     yield
 
@@ -115,6 +119,21 @@ async def test_the_second_gets_the_error_of_the_first(tmp_path: Path) -> None:
         assert (error.argv[-1], error.status) == ("slow", 3)
     assert pair.two.output == BEGUN + b"oh no\n"
     assert pair.sandboxes[1].commands == []
+
+
+async def test_what_lies_in_the_infrastructure_of_the_first_is_not_shared(tmp_path: Path) -> None:
+    async def fail(call: Call) -> None:
+        raise SandboxError("no memory")
+
+    pair = Pair(fail)
+    async with pair.both_running(tmp_path / "store"):
+        pair.may_end.set()
+        await pair.second_ended.wait()
+    assert isinstance(pair.errors[0], SandboxError)
+    assert pair.two.notes[-1] == (
+        "the process that made this step failed: no memory; it is made again"
+    )
+    assert pair.two.steps[-1][1] is False
 
 
 async def test_an_error_of_before_is_not_shared(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from obuilder._core.inflight import Followers
 from obuilder._core.inotify import Watch
 from obuilder._core.other_log import OtherLog
 from obuilder._core.pieces import Wait, telling
+from obuilder.errors import ErrorKind
 from obuilder.interfaces import Store
 from obuilder.locks import Locks
 from obuilder.types import Id
@@ -76,16 +77,20 @@ class Elsewhere:
         return True
 
     async def failed(self) -> None:
-        """The step has none: raise what its maker raised, unless it was killed or cancelled."""
+        """The step has none: raise what its maker raised, unless it was killed or cancelled.
+
+        Nor what lay in the infrastructure: it may be better by now.
+        """
         if self.begun is None:
             return
         kept = self._store.state_dir / "failed"
         error = await anyio.to_thread.run_sync(kept_error, kept, self._id, self.begun)
         if self._log is not None:
             self._log.end(kept_log(kept, self._id) if error else None)
-        if error is not None:
+        if error is not None and error.kind is not ErrorKind.INFRASTRUCTURE:
             raise error
-        self._followers.tell("the process that made this step is gone; it is made again")
+        why = f"failed: {error.what}" if error else "is gone"
+        self._followers.tell(f"the process that made this step {why}; it is made again")
 
 
 @asynccontextmanager

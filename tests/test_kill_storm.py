@@ -1,0 +1,101 @@
+"""Kills (-9) at random moments over builds that share steps and a cache; then all is whole.
+
+OBUILDER_STORM says how many rounds; by hand, 100 of them are 200 kills.
+"""
+
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from support.command import LIMIT_S, SHELL_LINES, Command
+
+ROUNDS = int(os.environ.get("OBUILDER_STORM", "8"))
+LONGEST_S = 1.2
+
+STEP = (
+    '(run (cache (shared (target /c))) (shell "echo begin {name}; for i in 1 2 3; do'
+    ' echo {name} > /{name}-$i; done; echo {name} >> /c/log; echo end {name}"))'
+)
+
+
+def spec(seed: int, branch: str) -> str:
+    """Five steps, of which two builds of one round have the first three in common."""
+    names = [f"r{seed}s{number}" for number in range(3)] + [f"r{seed}{branch}{n}" for n in (3, 4)]
+    return f"{SHELL_LINES} {' '.join(STEP.format(name=name) for name in names)})"
+
+
+def started(obuilder: Command, text: str, name: str) -> "subprocess.Popen[bytes]":
+    path = obuilder.directory / name
+    path.write_text(text)
+    return subprocess.Popen(
+        obuilder.argv("build", "-f", str(path), str(obuilder.source)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=obuilder.directory,
+        env=obuilder.environment(),
+        start_new_session=True,
+    )
+
+
+def children(pid: int) -> Iterator[int]:
+    """A process's own and theirs: runc, the reaper, and what they have started."""
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            for child in (task / "children").read_text().split():
+                yield int(child)
+                yield from children(int(child))
+
+
+def kill(process: "subprocess.Popen[bytes]", how: str) -> None:
+    below = list(children(process.pid))
+    killed = {"builder": [process.pid], "helpers": below, "all": [process.pid, *below]}[how]
+    for pid in killed:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def check_results(store: Path) -> None:
+    """Every result of a step is whole: its log has an end, its files what was written."""
+    for result in (store / "result").iterdir():
+        words = (result / "log").read_text().split()
+        if "begin" in words:
+            assert words[-2] == "end", result
+            name = words[-1]
+            assert [(result / "rootfs" / f"{name}-{n}").read_text() for n in (1, 2, 3)] == [
+                f"{name}\n"
+            ] * 3
+
+
+@pytest.mark.timeout(60 + 30 * ROUNDS)
+def test_after_any_kill_every_result_is_whole_and_known(obuilder: Command) -> None:
+    store = obuilder.directory / "store"
+    seed = int(os.environ.get("OBUILDER_SEED", "1"))
+    chance = random.Random(seed)
+    for number in range(ROUNDS):
+        texts = [spec(number, branch) for branch in "ab"]
+        builds = [started(obuilder, text, f"spec{i}") for i, text in enumerate(texts)]
+        spared = chance.choice([None, None, builds[0], builds[1]])
+        for process in builds:
+            if process is spared:
+                continue
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(chance.uniform(0, LONGEST_S))
+            # Whoever follows a command that was killed gets its status, as if it had failed.
+            ways = ["builder", "all"] if spared else ["builder", "helpers", "all"]
+            kill(process, chance.choice(ways))
+        for process in builds:
+            _, complaint = process.communicate(timeout=LIMIT_S)
+            if process is spared:
+                assert process.returncode == 0, (number, complaint)
+        again = obuilder("build", "-f", str(obuilder.directory / "spec0"), str(obuilder.source))
+        assert again.returncode == 0, (number, again.stderr)
+        checked = obuilder("fsck")
+        assert checked.returncode == 0, (number, checked.stdout)
+        check_results(store)
+    assert os.listdir(store / "cache-tmp") == []
