@@ -10,7 +10,7 @@ export PYTHON VENV
 BIN = $(VENV)/bin
 TREE = core plugins tests examples scripts benchmarks conftest.py
 
-.PHONY: help venv system demo test pytest lint types format bench fuzz lock clean
+.PHONY: help venv system demo test pytest lint types format stress bench fuzz lock clean
 
 help:
 	@echo "make demo     build a C program in a sandbox, then again from the cache"
@@ -20,6 +20,7 @@ help:
 	@echo "make format   let ruff lay out the code"
 	@echo "make bench    measure start-up, lines per file, reading specs"
 	@echo "make fuzz     fuzz the spec language by coverage (SECONDS=60)"
+	@echo "make stress   many builds at once, and 200 kills (-9) over builds"
 	@echo "make lock     make requirements.lock anew"
 	@echo "make clean    remove what the other targets made"
 
@@ -57,6 +58,11 @@ format: venv
 # By hand: it needs atheris, which has wheels for some Pythons only.
 fuzz:
 	@scripts/fuzz $(SECONDS)
+
+# By hand: 200 kills take 10 minutes, 400 builds a few.
+stress: venv system
+	OBUILDER_STRESS=400 OBUILDER_STORM=100 $(BIN)/python -m pytest -q --timeout=3600 \
+		tests/test_stress.py tests/test_kill_storm.py
 
 bench: venv
 	$(BIN)/python benchmarks/startup.py

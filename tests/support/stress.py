@@ -1,0 +1,113 @@
+"""Random builds that share prefixes and a cache, on a store that others use and prune.
+
+`python -m support.stress STORE SEED BUILDS` makes some and says what went wrong.
+"""
+
+import random
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+from support.builds import Events, Parts, ScriptedSandbox, open_parts, stage
+
+from obuilder._core.fsck import Checker
+from obuilder.interfaces import BuildLog
+from obuilder.types import RunConfig
+
+__all__ = ["AT_ONCE", "builds", "found_wrong", "opened", "pruning"]
+
+STEPS = 5
+WORDS = 3
+AT_ONCE = 10
+
+
+def spec(chance: random.Random) -> list[str]:
+    """The commands of a build; few words a step, so that beginnings are shared."""
+    return [f"step{number}-{chance.randrange(WORDS)}" for number in range(STEPS)]
+
+
+def text(commands: Sequence[str]) -> str:
+    runs = " ".join(f"(run (cache (shared (target /c))) (shell {each}))" for each in commands)
+    return f"((from base) {runs})"
+
+
+class StressSandbox(ScriptedSandbox):
+    """Each command prints lines, writes a file and appends to the cache."""
+
+    async def run(
+        self, config: RunConfig, rootfs: Path, *, log: BuildLog, stdin: int | None = None
+    ) -> None:
+        command = config.argv[-1]
+        for number in range(3):
+            await log.output(f"{command} {number}\n".encode())
+            await anyio.lowlevel.checkpoint()
+        (rootfs / command).write_text(command)
+        with (config.mounts[0].source / "log").open("a") as file:
+            file.write(f"{command}\n")
+
+
+async def build(parts: Parts, commands: Sequence[str]) -> str | None:
+    """What went wrong with one build."""
+    seen = Events()
+    result = await parts.builder.build(stage(text(commands)), seen.context())
+    expected = "".join(f"{each} {number}\n" for each in commands for number in range(3))
+    if seen.output.decode() != expected:
+        return f"{commands} printed {seen.output!r}"
+    kept = await parts.store.result(result.id)
+    # Another may have pruned it since.
+    if kept is not None and (kept / "log").exists():
+        last = "".join(f"{commands[-1]} {number}\n" for number in range(3))
+        if (kept / "log").read_text() != last:
+            return f"{commands} kept {(kept / 'log').read_text()!r}"
+    return None
+
+
+async def builds(parts: Parts, *, seed: int, count: int) -> list[str]:
+    """Make random builds, ten at a time; what went wrong."""
+    chance = random.Random(seed)
+    waiting = [spec(chance) for _ in range(count)]
+    wrong: list[str] = []
+
+    async def work() -> None:
+        while waiting:
+            found = await build(parts, waiting.pop())
+            if found is not None:
+                wrong.append(found)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.start_soon(work)
+    return wrong
+
+
+async def pruning(parts: Parts) -> None:
+    """Prune, until cancelled, what was not used in this very second."""
+    while True:
+        await parts.builder.prune(before=datetime.now(UTC) + timedelta(seconds=1), limit=2)
+        await anyio.lowlevel.checkpoint()
+
+
+def opened(root: Path) -> AbstractAsyncContextManager[Parts]:
+    """A builder on the store at `root`."""
+    return open_parts(root, sandbox=StressSandbox())
+
+
+async def found_wrong(parts: Parts) -> list[str]:
+    """What fsck finds when all is quiet."""
+    report = await Checker(parts.store, parts.sandbox).check()
+    return [f"{finding.code}: {finding}" for finding in report.findings]
+
+
+async def _main(store: Path, seed: int, count: int) -> int:
+    async with opened(store) as parts:
+        wrong = await builds(parts, seed=seed, count=count)
+    for line in wrong:
+        sys.stdout.write(f"{line}\n")
+    return len(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(anyio.run(_main, Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
