@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from support.builds import BusyboxFetcher, Events, open_parts, stage
+from support.containers import end_containers
 
 from obuilder import Checker, Report
 from obuilder_sandbox_runc import RuncSandbox
@@ -85,6 +86,7 @@ async def building_child(
                 child.kill()
             await child.wait()
             await child.aclose()
+            await end_containers(root / "state/sandboxes/runc")
 
 
 @asynccontextmanager
@@ -127,18 +129,18 @@ async def test_what_a_killed_builder_leaves_is_found_and_repaired(
     async with building_child(root, anyio_backend_name) as child:
         assert (await check(root, repair=True)).findings == ()
         await kill(child)
-    before, database = names(root), contents(root)
-    # The database's log is still there, and must be read without being emptied.
-    assert len(database) == 3
-    assert codes(await check(root)) == {
-        "fsck.leftover-container",
-        "fsck.leftover-result",
-        "fsck.leftover-cache-copy",
-        "fsck.stale-lock",
-    }
-    assert names(root) == before
-    assert contents(root) == database
-    assert (await check(root, repair=True)).faults == ()
+        before, database = names(root), contents(root)
+        # The database's log is still there, and must be read without being emptied.
+        assert len(database) == 3
+        assert codes(await check(root)) == {
+            "fsck.leftover-container",
+            "fsck.leftover-result",
+            "fsck.leftover-cache-copy",
+            "fsck.stale-lock",
+        }
+        assert names(root) == before
+        assert contents(root) == database
+        assert (await check(root, repair=True)).faults == ()
     assert (await check(root)).findings == ()
     for place in ("result-tmp", "cache-tmp", "state/locks", "state/sandboxes/runc/bundles"):
         assert os.listdir(root / place) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from support.builds import BusyboxFetcher, Events, Parts, open_parts, stage
+from support.containers import end_containers
 
 from obuilder._core.build import BuildResult
 from obuilder_sandbox_runc import RuncSandbox
@@ -83,6 +84,7 @@ async def building_child(store: Path, backend: str) -> AsyncIterator[anyio.abc.P
                 child.kill()
             await child.wait()
             await child.aclose()
+            await end_containers(store / "state" / "sandbox" / "runc")
 
 
 async def build_to_the_end(parts: Parts) -> tuple[BuildResult, Events]:
@@ -127,17 +129,17 @@ async def test_after_a_kill_the_next_builder_removes_all_and_builds(
         assert len(os.listdir(store / "result-tmp")) == 1
         os.kill(child.pid, signal.SIGKILL)
         await child.wait()
-    async with open_runc(store) as parts:
-        # Recovered by now; what the kernel does with a killed process takes its own time.
-        for place in ("result-tmp", "cache-tmp", "state/locks", "state/sandbox/runc/bundles"):
-            assert os.listdir(store / place) == []
-        assert await parts.sandbox.leftovers() == []
-        assert containers(store) == []
-        assert secrets_below(store) == []
-        result, seen = await build_to_the_end(parts)
-        assert [cached for _, cached in seen.steps] == [True, True, False]
-        assert seen.output == b"first\nbegun\nended\n"
-        assert (result.path / "rootfs" / "half").exists()
+        async with open_runc(store) as parts:
+            # Recovered by now; what the kernel does with a killed process takes its own time.
+            for place in ("result-tmp", "cache-tmp", "state/locks", "state/sandbox/runc/bundles"):
+                assert os.listdir(store / place) == []
+            assert await parts.sandbox.leftovers() == []
+            assert containers(store) == []
+            assert secrets_below(store) == []
+            result, seen = await build_to_the_end(parts)
+            assert [cached for _, cached in seen.steps] == [True, True, False]
+            assert seen.output == b"first\nbegun\nended\n"
+            assert (result.path / "rootfs" / "half").exists()
     assert os.listdir(store / "state" / "db") == ["db.sqlite"]
 
 
