@@ -99,10 +99,10 @@ async def test_a_stream_brings_no_mount_point(zfs_name: str, tmp_path: Path) -> 
     await zfs("set", "canmount=noauto", f"mountpoint={evil}", source)
     id = new_id()
     with stream.open("w+b") as file:
-        file.write(Header(id=id, format="zfs").line())
-        file.flush()
+        line = Header(id=id, format="zfs").line()
         sent = await run(["zfs", "send", "-p", f"{source}@snap"])
-        file.write((await run(["zstd", "-q", "-c"], stdin=sent.stdout)).stdout)
+        file.write(line + (await run(["zstd", "-q", "-c"], stdin=line + sent.stdout)).stdout)
+        file.flush()
         file.seek(0)
         os.lseek(file.fileno(), 0, os.SEEK_SET)
         async with ZfsStore.open(zfs_name, ZfsStore.Config()) as store:
