@@ -28,12 +28,16 @@ ALL = [(kind.__name__, f"test_{kind.CAUGHT_BY}") for kinds in CONTRACTS.values()
 UNBROKEN = {"deletes_that_are_complete_show_in_df"}
 
 
+# A backend that cannot even be opened keeps no promise, and shows nothing of the suite.
+SOUND = "test_it_works_at_all"
+
+
 @pytest.fixture(scope="module")
-def failed(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
-    """Backend and promise of what failed, of all that should."""
-    tests = [f"{SUITE}::Test{name}::{promise}" for name, promise in ALL]
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str, str]]:
+    """How each backend's promise ended, which should fail, and `SOUND`, which should not."""
+    tests = [f"{SUITE}::Test{name}::{test}" for name, promise in ALL for test in (promise, SOUND)]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=no", "-k", "not trio"]
+        [sys.executable, "-m", "pytest", "-q", "-rfp", "--tb=no", "-k", "not trio"]
         + [f"--basetemp={tmp_path_factory.mktemp('broken') / 'base'}", *tests],
         capture_output=True,
         text=True,
@@ -43,15 +47,18 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert " error" not in done.stdout.splitlines()[-1]
-    return set(re.findall(r"^FAILED \S*::Test(\w+)::(test_\w+)", done.stdout, re.MULTILINE))
+    lines = r"^(FAILED|PASSED) \S*::Test(\w+)::(test_\w+)"
+    return set(re.findall(lines, done.stdout, re.MULTILINE))
 
 
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize(("name", "promise"), ALL, ids=[name for name, _ in ALL])
 def test_a_broken_backend_is_caught_by_name(
-    name: str, promise: str, failed: set[tuple[str, str]]
+    name: str, promise: str, outcomes: set[tuple[str, str, str]]
 ) -> None:
-    assert (name, promise) in failed
+    assert ("FAILED", name, promise) in outcomes
+    assert ("PASSED", name, SOUND) in outcomes
+    assert ("FAILED", name, SOUND) not in outcomes
 
 
 def test_names_are_told_apart() -> None:

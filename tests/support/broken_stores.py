@@ -138,8 +138,8 @@ class KeepsWhatIsDeleted(BrokenStore):
 class DeletesDescendants(BrokenStore):
     CAUGHT_BY = "deleting_the_middle_of_a_chain_is_refused_or_leaves_descendants_whole"
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, *, mode: str = "copy") -> None:
+        super().__init__(root, mode=mode)
         self._children: dict[Id, list[Id]] = {}
 
     @asynccontextmanager
@@ -215,8 +215,8 @@ class DeletesInPlace(BrokenStore):
 class LocksItsBase(BrokenStore):
     CAUGHT_BY = "ten_builds_at_once_on_one_base"
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, *, mode: str = "copy") -> None:
+        super().__init__(root, mode=mode)
         self._one = anyio.Lock()
 
     @asynccontextmanager
@@ -331,8 +331,8 @@ class ForgetsItsState(BrokenStore):
 class CannotSeeOthersResults(BrokenStore):
     CAUGHT_BY = "two_objects_on_one_store_see_each_others_results"
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, *, mode: str = "copy") -> None:
+        super().__init__(root, mode=mode)
         self._mine: set[Id] = set()
 
     @asynccontextmanager
