@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.broken_caches import BROKEN_CACHES
 from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
@@ -18,14 +19,11 @@ from obuilder.testing import FetcherContract, SandboxContract, StoreContract
 
 SUITE = Path(__file__).parent / "support" / "broken_suite.py"
 CONTRACTS: dict[type, Sequence[type[Any]]] = {
-    StoreContract: [*BROKEN, *BROKEN_STREAMS],
+    StoreContract: [*BROKEN, *BROKEN_CACHES, *BROKEN_STREAMS],
     SandboxContract: [*BROKEN_SANDBOXES, *LEAKY_SANDBOXES],
     FetcherContract: BROKEN_FETCHERS,
 }
 ALL = [(kind.__name__, f"test_{kind.CAUGHT_BY}") for kinds in CONTRACTS.values() for kind in kinds]
-
-# Seen on a real full disk and by a whole system's crash alone; no store of a few lines breaks them.
-UNBROKEN = {"deletes_that_are_complete_show_in_df"}
 
 
 # A backend that cannot even be opened keeps no promise, and shows nothing of the suite.
@@ -71,4 +69,4 @@ def test_every_promise_has_a_backend_that_breaks_it(contract: type) -> None:
     promises = {name.removeprefix("test_") for name in dir(contract) if name.startswith("test_")}
     broken = {kind.CAUGHT_BY for kind in CONTRACTS[contract]}
     assert broken - promises == set()
-    assert promises - broken - UNBROKEN == set()
+    assert promises - broken == set()

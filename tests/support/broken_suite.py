@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from support.broken_caches import BROKEN_CACHES
 from support.broken_fetchers import BROKEN_FETCHERS
 from support.broken_sandboxes import BROKEN_SANDBOXES
 from support.broken_stores import BROKEN
@@ -148,6 +149,6 @@ def _collected(contract: type, kinds: Iterable[type]) -> None:
         globals()[name] = type(name, (contract,), {"kind": kind, "__module__": __name__})
 
 
-_collected(_OneStore, (*BROKEN, *BROKEN_STREAMS))
+_collected(_OneStore, (*BROKEN, *BROKEN_CACHES, *BROKEN_STREAMS))
 _collected(_OneSandbox, (*BROKEN_SANDBOXES, *LEAKY_SANDBOXES))
 _collected(_OneFetcher, BROKEN_FETCHERS)

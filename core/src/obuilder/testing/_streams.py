@@ -21,6 +21,9 @@ from obuilder.types import Id
 
 __all__ = ["StreamPromises"]
 
+# From before the first byte to after the last one, on a slow machine too.
+DELAYS_S = (0.0, 0.002, 0.01, 0.03, 0.1, LIMIT_S)
+
 
 class StreamPromises:
     """See StoreContract. Each is tried with every stream that the store speaks."""
@@ -115,6 +118,33 @@ class StreamPromises:
                     assert await store.result(id) is None, format
                     assert list(await store.leftovers()) == [], format
                     await _import(store, id, whole)
+
+    async def test_an_import_that_is_killed_leaves_all_or_nothing(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            for format in _formats(bench, store):
+                id = await _rich(bench, store)
+                expected = await _described(bench, store, id)
+                async with _exported(store, id, format=format) as whole:
+                    await store.delete(id)
+                    for delay_s in DELAYS_S:
+                        path = str(whole)
+                        async with bench.other_process(store, "import", id, needed=path) as other:
+                            ended = await other.go_on_for(delay_s)
+                        await _check_killed(bench, id, expected=expected, ended=ended)
+                    await _import(store, id, whole)
+
+
+async def _check_killed(bench: Bench, id: Id, *, expected: tuple[object, ...], ended: bool) -> None:
+    async with bench.open_store() as store, bench.lock(store, id):
+        for leftover in await store.leftovers():
+            assert leftover.key == id
+            await store.discard(leftover)
+        if await store.result(id) is None:
+            assert not ended, "an import that ended is not there"
+        else:
+            assert await _described(bench, store, id) == expected
+        await store.delete(id)
+        assert list(await store.leftovers()) == []
 
 
 def _formats(bench: Bench, store: AnyStore) -> list[str]:
