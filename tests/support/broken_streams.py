@@ -53,7 +53,7 @@ class LeavesACancelledImport(Streaming):
     async def import_(
         self, id: Id, source: int, *, format: str, base: Id | None
     ) -> AsyncIterator[Path]:
-        other = self._temporary / f"{id[:-1]}0"
+        other = self._temporary / id[::-1]
         other.mkdir(exist_ok=True)
         async with super().import_(id, source, format=format, base=base) as path:
             yield path
