@@ -128,7 +128,7 @@ class StreamPromises:
                 expected = await _described(bench, store, id)
                 async with _exported(store, id, format=format) as whole:
                     await store.delete(id)
-                    await _import_half_and_kill(bench, store, id, whole)
+                    await _import_half_and_kill(bench, store, id, whole=whole)
                     await _check_killed(bench, id, expected=expected, ended=False)
                     for delay_s in DELAYS_S:
                         path = str(whole)
@@ -239,7 +239,7 @@ async def _import_and_cancel(store: AnyStore, id: Id, data: bytes) -> None:
         os.close(writer)
 
 
-async def _import_half_and_kill(bench: Bench, store: AnyStore, id: Id, whole: Path) -> None:
+async def _import_half_and_kill(bench: Bench, store: AnyStore, id: Id, *, whole: Path) -> None:
     """Kill another process when its store has taken half a stream and waits for more."""
     fifo = whole.with_name("fifo")
     os.mkfifo(fifo)
