@@ -43,6 +43,11 @@ class BrokenFetcher(ArchiveFetcher):
         return await self.after(image, rootfs)
 
 
+class SaysNoOptions(BrokenFetcher):
+    CAUGHT_BY = "the_class_says_its_interface_and_its_options"
+    API: ClassVar[int] = 1
+
+
 class ChangesFiles(BrokenFetcher):
     CAUGHT_BY = "a_base_fills_the_root"
 

@@ -37,6 +37,12 @@ class BrokenSandbox(RuncSandbox):
         await super().run(self.asked(config), rootfs, log=log, stdin=stdin)
 
 
+class IsOfTheFuture(BrokenSandbox):
+    CAUGHT_BY = "the_class_says_its_interface_and_its_options"
+    API: ClassVar[int] = 99
+    Config = RuncSandbox.Config
+
+
 class JoinsArguments(BrokenSandbox):
     CAUGHT_BY = "arguments_arrive_as_they_are"
 

@@ -3,7 +3,8 @@
 import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,7 +12,8 @@ import anyio
 
 from obuilder.directory_store import run_tool
 from obuilder.errors import StoreError
-from obuilder.types import Id, Leftover, User
+from obuilder.process import run
+from obuilder.types import Id, Leftover
 from obuilder_store_rsync import RsyncStore
 
 __all__ = ["BROKEN", "BrokenStore"]
@@ -29,6 +31,20 @@ class BrokenStore(RsyncStore):
     API: ClassVar[int] = 1
     Config = RsyncStore.Config
     CAUGHT_BY: ClassVar[str]
+
+
+class SaysNoInterface(BrokenStore):
+    CAUGHT_BY = "the_class_says_its_interface_and_its_options"
+    Config = RsyncStore.Config
+
+
+class HasOptionsThatChange(BrokenStore):
+    CAUGHT_BY = "the_class_says_its_interface_and_its_options"
+    API: ClassVar[int] = 1
+
+    @dataclass
+    class Config:
+        mode: str = "copy"
 
 
 class LeavesAFailedBuild(BrokenStore):
@@ -82,6 +98,34 @@ class SharesItsFiles(BrokenStore):
 
     async def clone_tree(self, source: Path, target: Path) -> None:
         await run_tool(["cp", "-al", str(source), str(target)], doing="link")
+
+
+class BringsBackWhatIsRemoved(BrokenStore):
+    CAUGHT_BY = "what_a_step_changes_is_kept_and_is_not_in_its_base"
+
+    @asynccontextmanager
+    async def build(self, id: Id, *, base: Id | None = None) -> AsyncIterator[Path]:
+        async with super().build(id, base=base) as path:
+            yield path
+            if base:
+                argv = ("rsync", "-aHAXS", "--ignore-existing", f"{self._results / base}/")
+                # 23: there is a file now where the base has a directory.
+                await run((*argv, f"{path}/"), ok=(0, 23))
+
+
+class LosesNewModes(BrokenStore):
+    CAUGHT_BY = "what_a_step_changes_is_kept_and_is_not_in_its_base"
+
+    @asynccontextmanager
+    async def build(self, id: Id, *, base: Id | None = None) -> AsyncIterator[Path]:
+        async with super().build(id, base=base) as path:
+            yield path
+            if base:
+                new = path.rename(path.with_name(f"{id}-new"))
+                await self.clone_tree(self._results / base, path)
+                argv = ("rsync", "-aHXS", "--modify-window=-1", "--no-perms", "--delete")
+                await run_tool([*argv, f"{new}/", f"{path}/"], doing="merge")
+                await self.remove_tree(new)
 
 
 class BringsNoLogAlong(BrokenStore):
@@ -138,8 +182,8 @@ class KeepsWhatIsDeleted(BrokenStore):
 class DeletesDescendants(BrokenStore):
     CAUGHT_BY = "deleting_the_middle_of_a_chain_is_refused_or_leaves_descendants_whole"
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, *, mode: str = "copy") -> None:
+        super().__init__(root, mode=mode)
         self._children: dict[Id, list[Id]] = {}
 
     @asynccontextmanager
@@ -153,6 +197,13 @@ class DeletesDescendants(BrokenStore):
         for child in self._children.pop(id, []):
             await self.delete(child)
         await super().delete(id)
+
+
+class ListsAllThereIs(BrokenStore):
+    CAUGHT_BY = "results_are_those_that_are_saved_and_no_others"
+
+    async def results(self) -> Sequence[Id]:
+        return [*await super().results(), *(Id(path.name) for path in self._temporary.iterdir())]
 
 
 class DiscardsAnything(BrokenStore):
@@ -215,75 +266,13 @@ class DeletesInPlace(BrokenStore):
 class LocksItsBase(BrokenStore):
     CAUGHT_BY = "ten_builds_at_once_on_one_base"
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, *, mode: str = "copy") -> None:
+        super().__init__(root, mode=mode)
         self._one = anyio.Lock()
 
     @asynccontextmanager
     async def build(self, id: Id, *, base: Id | None = None) -> AsyncIterator[Path]:
         async with self._one, super().build(id, base=base) as path:
-            yield path
-
-
-class SharesItsCaches(BrokenStore):
-    CAUGHT_BY = "the_first_cache_copy_that_is_released_wins"
-
-    async def clone_tree(self, source: Path, target: Path) -> None:
-        await super().clone_tree(source, target)
-
-    @asynccontextmanager
-    async def cache(self, name: str, *, user: User) -> AsyncIterator[Path]:
-        path = self.root / "cache" / name
-        path.mkdir(exist_ok=True)
-        os.chown(path, user.uid, user.gid)
-        yield path
-
-
-class LosesACacheToAFailure(BrokenStore):
-    CAUGHT_BY = "a_cache_is_released_after_failure_and_cancellation"
-
-    @asynccontextmanager
-    async def cache(self, name: str, *, user: User) -> AsyncIterator[Path]:
-        async with super().cache(name, user=user) as path:
-            try:
-                yield path
-            except BaseException:
-                for entry in path.iterdir():
-                    entry.unlink()
-                raise
-
-
-class GivesCachesToRoot(BrokenStore):
-    CAUGHT_BY = "a_new_cache_is_empty_and_its_users"
-
-    async def create_cache(self, path: Path, user: User) -> None:
-        del user
-        await self.create_tree(path)
-
-
-class DeletesBusyCaches(BrokenStore):
-    CAUGHT_BY = "a_cache_in_use_is_busy_and_else_deleted"
-
-    async def delete_cache(self, name: str) -> None:
-        shutil.rmtree(self.root / "cache" / name, ignore_errors=True)
-
-
-class MixesCacheNames(BrokenStore):
-    CAUGHT_BY = "odd_cache_names_are_safe_and_distinct"
-
-    def cache(self, name: str, *, user: User) -> AbstractAsyncContextManager[Path]:
-        return super().cache(name.replace("/", "_").strip(".") or "_", user=user)
-
-
-class ReusesCacheCopies(BrokenStore):
-    CAUGHT_BY = "the_cache_copy_of_a_killed_user_is_listed_and_never_reused"
-
-    @asynccontextmanager
-    async def cache(self, name: str, *, user: User) -> AsyncIterator[Path]:
-        async with super().cache(name, user=user) as path:
-            for old in path.parent.iterdir():
-                if old != path:
-                    shutil.copytree(old, path, dirs_exist_ok=True)
             yield path
 
 
@@ -299,6 +288,35 @@ class CountsTwice(BrokenStore):
 
     async def size_added(self, id: Id) -> int | None:
         return 2 * (await super().size_added(id) or 0)
+
+
+class SaysWhatIsFreeElsewhere(BrokenStore):
+    CAUGHT_BY = "deletes_that_are_complete_show_in_df"
+
+    def __init__(self, root: Path, *, mode: str = "copy") -> None:
+        super().__init__(root, mode=mode)
+        space = os.statvfs(root)
+        # A number that is wrong however full this disk is.
+        self._free = (100 * space.f_bavail / space.f_blocks + 50) % 100
+
+    async def df(self) -> float:
+        return self._free
+
+
+class FreesWhenItIsClosed(BrokenStore):
+    CAUGHT_BY = "deletes_that_are_complete_show_in_df"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, location: str, config: Any) -> AsyncIterator[Self]:
+        async with super().open(location, config) as store:
+            (store.root / "trash").mkdir(exist_ok=True)
+            yield store
+            await store.remove_tree(store.root / "trash")
+
+    async def delete(self, id: Id) -> None:
+        if await self.result(id):
+            (self._results / id).rename(self.root / "trash" / id)
 
 
 class LeaksDescriptors(BrokenStore):
@@ -331,8 +349,8 @@ class ForgetsItsState(BrokenStore):
 class CannotSeeOthersResults(BrokenStore):
     CAUGHT_BY = "two_objects_on_one_store_see_each_others_results"
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, *, mode: str = "copy") -> None:
+        super().__init__(root, mode=mode)
         self._mine: set[Id] = set()
 
     @asynccontextmanager

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
+from support.broken_stores import many_programs
 from support.streaming import Differing, Streaming
 
 from obuilder.errors import StoreError
@@ -51,11 +53,31 @@ class LeavesACancelledImport(Streaming):
     async def import_(
         self, id: Id, source: int, *, format: str, base: Id | None
     ) -> AsyncIterator[Path]:
-        other = self._temporary / f"{id[:-1]}0"
+        other = self._temporary / id[::-1]
         other.mkdir(exist_ok=True)
         async with super().import_(id, source, format=format, base=base) as path:
             yield path
         other.rmdir()
+
+
+class ImportsInPlace(Streaming):
+    CAUGHT_BY = "an_import_that_is_killed_leaves_all_or_nothing"
+
+    @asynccontextmanager
+    async def import_(
+        self, id: Id, source: int, *, format: str, base: Id | None
+    ) -> AsyncIterator[Path]:
+        del format, base
+        path = self._results / id
+        try:
+            path.mkdir()
+            await many_programs()
+            await self.unpack(path, source)
+            yield path
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.remove_tree(path)
+            raise
 
 
 class ForgetsTheBase(Differing):

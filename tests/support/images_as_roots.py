@@ -73,6 +73,10 @@ class ImageTrees(Trees):
         async with opened(rootfs) as tree:
             await LocalTrees().spoil(tree)
 
+    async def change(self, rootfs: Path) -> None:
+        async with opened(rootfs) as tree:
+            await LocalTrees().change(tree)
+
     async def describe(self, rootfs: Path) -> Mapping[str, object]:
         with tempfile.TemporaryDirectory() as directory:
             await unpack(rootfs, Path(directory))

@@ -1,6 +1,5 @@
 """Promises of stores about results: made, cloned, kept, deleted."""
 
-import os
 import stat
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import anyio
 import pytest
 
 from obuilder.errors import StoreError
+from obuilder.testing._form import check_form
 from obuilder.testing._tools import AnyStore, Bench, descriptors, new_id
 from obuilder.types import ROOT
 
@@ -16,6 +16,10 @@ __all__ = ["BuildPromises"]
 
 class BuildPromises:
     """See StoreContract."""
+
+    async def test_the_class_says_its_interface_and_its_options(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            check_form(type(store))
 
     async def test_a_build_is_saved_with_its_log(self, bench: Bench) -> None:
         id = new_id()
@@ -136,6 +140,23 @@ class BuildPromises:
             assert saved is not None
             assert await bench.trees.describe(saved / "rootfs") == expected
 
+    async def test_what_a_step_changes_is_kept_and_is_not_in_its_base(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            base, child, grandchild = new_id(), new_id(), new_id()
+            async with store.build(base) as path:
+                await bench.trees.make_rich(path / "rootfs")
+                before = await bench.trees.describe(path / "rootfs")
+            async with store.build(child, base=base) as path:
+                await bench.trees.change(path / "rootfs")
+                changed = await bench.trees.describe(path / "rootfs")
+                assert changed != before
+            async with store.build(grandchild, base=child) as path:
+                assert await bench.trees.describe(path / "rootfs") == changed
+            for id, expected in ((base, before), (child, changed), (grandchild, changed)):
+                saved = await store.result(id)
+                assert saved is not None
+                assert await bench.trees.describe(saved / "rootfs") == expected
+
     async def test_a_clone_brings_all_files_of_its_base_along(self, bench: Bench) -> None:
         async with bench.open_store() as store:
             base = await bench.built(store, "base")
@@ -153,6 +174,19 @@ class BuildPromises:
             assert list(await store.leftovers()) == []
             async with store.build(id) as path:
                 assert list(path.iterdir()) == []
+
+    async def test_results_are_those_that_are_saved_and_no_others(self, bench: Bench) -> None:
+        async with bench.open_store() as store, bench.open_store() as second:
+            kept, deleted = await bench.built(store), await bench.built(store)
+            child = await bench.built(store, base=kept)
+            await store.delete(deleted)
+            await bench.failing_build(store, new_id())
+            async with bench.other_process(store, "build", new_id()):
+                pass
+            async with store.build(new_id(), base=kept):
+                listed = [await each.results() for each in (store, second)]
+            # A store may not know.
+            assert [sorted(ids) for ids in listed if ids] in ([], [sorted((kept, child))] * 2)
 
     async def test_deleting_the_middle_of_a_chain_is_refused_or_leaves_descendants_whole(
         self, bench: Bench, can_delete_middle: bool
@@ -180,42 +214,6 @@ class BuildPromises:
             with pytest.raises(StoreError):
                 await store.discard(wrong)
             assert await store.result(id) is not None
-
-    async def test_df_is_a_percentage(self, bench: Bench) -> None:
-        async with bench.open_store() as store:
-            assert 0 < await store.df() <= 100
-
-    async def test_deletes_that_are_complete_show_in_df(self, bench: Bench) -> None:
-        async with bench.open_store() as store:
-            await store.complete_deletes()
-            before = await store.df()
-            id = new_id()
-            async with store.build(id) as path:
-                with (path / "big").open("wb") as file:
-                    file.write(os.urandom(64 << 20))
-                    file.flush()
-                    os.fsync(file.fileno())
-            full = await store.df()
-            await store.delete(id)
-            await store.complete_deletes()
-            after = await store.df()
-            # Others may use the same disk: most of what was taken must be back.
-            assert after - full >= (before - full) / 2 or full >= before, (before, full, after)
-
-    async def test_size_added_counts_what_the_step_wrote(self, bench: Bench) -> None:
-        async with bench.open_store() as store:
-            base = new_id()
-            async with store.build(base) as path:
-                (path / "base").write_bytes(os.urandom(8 << 20))
-                added = await store.size_added(base)
-                if added is None:
-                    return  # a store may not know
-                assert 8 << 20 <= added < 9 << 20
-            child = new_id()
-            async with store.build(child, base=base) as path:
-                assert await store.size_added(child) == 0
-                (path / "new").write_bytes(os.urandom(1 << 20))
-                assert 1 << 20 <= (await store.size_added(child) or 0) < 2 << 20
 
     async def test_use_leaks_no_descriptors(self, bench: Bench) -> None:
         async def use(store: AnyStore) -> None:

@@ -6,7 +6,8 @@ import anyio
 import pytest
 
 from obuilder.errors import CacheBusy
-from obuilder.testing._tools import ODD_NAMES, Bench, BodyFailed
+from obuilder.testing._tools import LIMIT_S, ODD_NAMES, Bench, BodyFailed
+from obuilder.testing._trees import LocalTrees, change_tree, describe_tree, make_rich_tree
 from obuilder.types import ROOT, User
 
 __all__ = ["CachePromises"]
@@ -41,6 +42,46 @@ class CachePromises:
                 assert (path / "file").read_text() == "winner"
             assert list(await store.leftovers()) == []
 
+    async def test_the_first_release_wins_against_another_process(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            async with store.cache("c", user=ROOT) as path:
+                (path / "file").write_text("old")
+            async with store.cache("c", user=ROOT) as loser:
+                async with bench.other_process(store, "release", "c", needed="winner") as other:
+                    assert await other.go_on_for(LIMIT_S)
+                (loser / "file").write_text("loser")
+            async with store.cache("c", user=ROOT) as path:
+                assert (path / "file").read_text() == "winner"
+            assert list(await store.leftovers()) == []
+
+    async def test_a_cache_copy_is_private_also_for_writes_in_place(self, bench: Bench) -> None:
+        async with bench.open_store() as store, bench.open_store() as second:
+            async with store.cache("c", user=ROOT) as path:
+                make_rich_tree(path / "tree")
+                before = describe_tree(path / "tree")
+            async with (
+                store.cache("c", user=ROOT) as loser,
+                second.cache("c", user=ROOT) as winner,
+            ):
+                await LocalTrees().spoil(loser / "tree")
+                assert describe_tree(winner / "tree") == before
+            async with store.cache("c", user=ROOT) as path:
+                assert describe_tree(path / "tree") == before
+
+    async def test_a_cache_keeps_everything_that_is_in_it(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            async with store.cache("c", user=User(uid=1000, gid=1001)) as path:
+                make_rich_tree(path / "tree")
+                before = describe_tree(path / "tree")
+            for _ in range(2):
+                async with store.cache("c", user=ROOT) as path:
+                    assert describe_tree(path / "tree") == before
+            async with store.cache("c", user=ROOT) as path:
+                change_tree(path / "tree")
+                changed = describe_tree(path / "tree")
+            async with store.cache("c", user=ROOT) as path:
+                assert describe_tree(path / "tree") == changed
+
     async def test_a_cache_is_released_after_failure_and_cancellation(self, bench: Bench) -> None:
         async with bench.open_store() as store:
             with pytest.raises(BodyFailed):  # noqa: PT012 - what fails is the block of a cache
@@ -67,6 +108,20 @@ class CachePromises:
             assert list(await store.caches()) == []
             async with store.cache("c", user=ROOT) as path:
                 assert list(path.iterdir()) == []
+
+    async def test_a_cache_in_use_by_another_process_is_busy(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            async with store.cache("c", user=ROOT) as path:
+                (path / "file").write_text("kept")
+            async with bench.other_process(store, "cache", "c"):
+                with pytest.raises(CacheBusy):
+                    await store.delete_cache("c")
+            async with store.cache("c", user=ROOT) as path:
+                assert (path / "file").read_text() == "kept"
+            for leftover in await store.leftovers():
+                await store.discard(leftover)
+            await store.delete_cache("c")
+            assert list(await store.caches()) == []
 
     async def test_odd_cache_names_are_safe_and_distinct(self, bench: Bench) -> None:
         async with bench.open_store() as store:

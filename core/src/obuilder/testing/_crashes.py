@@ -1,5 +1,7 @@
 """Promises of stores about processes: two at once, and one that is killed at any point."""
 
+from pathlib import Path
+
 import anyio
 import pytest
 
@@ -105,6 +107,31 @@ class CrashPromises:
             assert list(await store.leftovers()) == []
             await store.delete_cache("a/b")
 
+    async def test_a_release_that_is_killed_leaves_the_old_version_or_the_new(
+        self, bench: Bench
+    ) -> None:
+        async with bench.open_store() as store:
+            async with store.cache("c", user=ROOT) as path:
+                for number in range(20):
+                    (path / str(number)).mkdir()
+                    (path / str(number) / "file").write_text("first")
+                old = _texts(path)
+            for delay_s in DELAYS_S:
+                text = f"after {delay_s} s"
+                new = dict.fromkeys((*old, "half"), text)
+                async with bench.other_process(store, "release", "c", needed=text) as other:
+                    ended = await other.go_on_for(delay_s)
+                async with bench.open_store() as second:
+                    for leftover in await second.leftovers():
+                        async with bench.lock(second, leftover.key):
+                            await second.discard(leftover)
+                    async with second.cache("c", user=ROOT) as path:
+                        found = _texts(path)
+                    assert found == new or (found == old and not ended), delay_s
+                    assert list(await second.caches()) == ["c"]
+                    assert list(await second.leftovers()) == []
+                old = found
+
     async def test_two_objects_on_one_store_see_each_others_results(self, bench: Bench) -> None:
         async with bench.open_store() as store, bench.open_store() as second:
             id = await bench.built(store, "first")
@@ -135,3 +162,8 @@ class CrashPromises:
                         tasks.start_soon(build, number)
             for number, id in enumerate(ids):
                 assert await bench.content(store, id) == str(number)
+
+
+def _texts(cache: Path) -> dict[str, str]:
+    files = (path for path in cache.rglob("*") if path.is_file())
+    return {str(path.relative_to(cache)): path.read_text() for path in files}

@@ -10,6 +10,7 @@ import pytest
 
 from obuilder.errors import FetchError
 from obuilder.testing._fetcher_bench import FetcherBench, own_tmpdir, without_times
+from obuilder.testing._form import check_form
 from obuilder.testing._orphans import living_children, orphans_adopted, that_stay
 from obuilder.testing._tools import LIMIT_S, descriptors
 from obuilder.testing._traces import children, mounts
@@ -42,6 +43,10 @@ class _Traces:
 
 class EndPromises:
     """See FetcherContract."""
+
+    async def test_the_class_says_its_interface_and_its_options(self, bench: FetcherBench) -> None:
+        async with bench.open_fetcher() as fetcher:
+            check_form(type(fetcher))
 
     async def test_nothing_is_written_beside_the_root_and_the_scratch(
         self, bench: FetcherBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

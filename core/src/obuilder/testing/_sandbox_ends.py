@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from obuilder.errors import CommandFailed, ObuilderError, SandboxError
+from obuilder.testing._form import check_form
 from obuilder.testing._logs import MemoryLog
 from obuilder.testing._sandbox_bench import AnySandbox, SandboxBench
 from obuilder.testing._tools import LIMIT_S, descriptors
@@ -44,6 +45,10 @@ UNREAD_LIMIT_S = 3.0
 
 class EndPromises:
     """See SandboxContract."""
+
+    async def test_the_class_says_its_interface_and_its_options(self, bench: SandboxBench) -> None:
+        async with bench.open_sandbox() as sandbox:
+            check_form(type(sandbox))
 
     @pytest.mark.parametrize("status", [1, 3, 127, 255])
     async def test_a_command_that_fails_tells_its_status(

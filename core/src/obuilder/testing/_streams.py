@@ -22,6 +22,12 @@ from obuilder.types import Id
 
 __all__ = ["StreamPromises"]
 
+# From before the first byte to after the last one, on a slow machine too.
+DELAYS_S = (0.0, 0.002, 0.01, 0.03, 0.1, LIMIT_S)
+
+# No compressor makes it less: when half of it has been taken, the store has begun.
+_MORE_THAN_PIPES_HOLD = os.urandom(1 << 20)
+
 
 class StreamPromises:
     """See StoreContract. Each is tried with every stream that the store speaks."""
@@ -107,8 +113,7 @@ class StreamPromises:
     async def test_an_import_that_is_cancelled_leaves_nothing(self, bench: Bench) -> None:
         async with bench.open_store() as store:
             for format in _formats(bench, store):
-                # More than the pipes hold, and no compressor makes it less: the store has begun.
-                id = await _rich(bench, store, log=os.urandom(1 << 20))
+                id = await _rich(bench, store, log=_MORE_THAN_PIPES_HOLD)
                 async with _exported(store, id, format=format) as whole:
                     await store.delete(id)
                     half = whole.read_bytes()[: whole.stat().st_size // 2]
@@ -116,6 +121,35 @@ class StreamPromises:
                     assert await store.result(id) is None, format
                     assert list(await store.leftovers()) == [], format
                     await _import(store, id, whole)
+
+    async def test_an_import_that_is_killed_leaves_all_or_nothing(self, bench: Bench) -> None:
+        async with bench.open_store() as store:
+            for format in _formats(bench, store):
+                id = await _rich(bench, store, log=_MORE_THAN_PIPES_HOLD)
+                expected = await _described(bench, store, id)
+                async with _exported(store, id, format=format) as whole:
+                    await store.delete(id)
+                    await _import_half_and_kill(bench, store, id, whole=whole)
+                    await _check_killed(bench, id, expected=expected, ended=False)
+                    for delay_s in DELAYS_S:
+                        path = str(whole)
+                        async with bench.other_process(store, "import", id, needed=path) as other:
+                            ended = await other.go_on_for(delay_s)
+                        await _check_killed(bench, id, expected=expected, ended=ended)
+                    await _import(store, id, whole)
+
+
+async def _check_killed(bench: Bench, id: Id, *, expected: tuple[object, ...], ended: bool) -> None:
+    async with bench.open_store() as store, bench.lock(store, id):
+        for leftover in await store.leftovers():
+            assert leftover.key == id
+            await store.discard(leftover)
+        if await store.result(id) is None:
+            assert not ended, "an import that ended is not there"
+        else:
+            assert await _described(bench, store, id) == expected
+        await store.delete(id)
+        assert list(await store.leftovers()) == []
 
 
 def _formats(bench: Bench, store: AnyStore) -> list[str]:
@@ -191,12 +225,7 @@ async def _import_and_cancel(store: AnyStore, id: Id, data: bytes) -> None:
 
     async def write() -> None:
         os.set_blocking(writer, False)
-        rest = memoryview(data)
-        while rest:
-            await anyio.wait_writable(writer)
-            rest = rest[os.write(writer, rest[:4096]) :]
-        while _waiting(reader):
-            await anyio.lowlevel.checkpoint()
+        await _write_until_read(writer, reader, data)
         # The decompressor may have read it all, and the store nothing.
         await begun.wait()
         tasks.cancel_scope.cancel()
@@ -230,6 +259,32 @@ def _telling_begin(store: AnyStore, begun: anyio.Event) -> Iterator[None]:
         patch.setattr(store, "build", telling(store.build))
         patch.setattr(store, "import_", telling(store.import_))
         yield
+
+
+async def _import_half_and_kill(bench: Bench, store: AnyStore, id: Id, *, whole: Path) -> None:
+    """Kill another process when its store has taken half a stream and waits for more."""
+    fifo = whole.with_name("fifo")
+    os.mkfifo(fifo)
+    half = whole.read_bytes()[: whole.stat().st_size // 2]
+    start = half.index(b"\n") + 1
+    # Also for reading: otherwise it could not be opened before the other process does.
+    descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, half[:start])
+        async with bench.other_process(store, "import", id, needed=str(fifo)):
+            with anyio.fail_after(LIMIT_S):
+                await _write_until_read(descriptor, descriptor, half[start:])
+    finally:
+        os.close(descriptor)
+
+
+async def _write_until_read(writer: int, reader: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        await anyio.wait_writable(writer)
+        rest = rest[os.write(writer, rest[:4096]) :]
+    while _waiting(reader):
+        await anyio.lowlevel.checkpoint()
 
 
 def _waiting(reader: int) -> int:

@@ -57,22 +57,23 @@ def config_from_json(kind, text):
 """
 
 # A builder of its own, which says how far it came. Its arguments: location, options of the
-# Config, what to do, key, base.
+# Config, what to do, key, and what that needs: a base, a text, the path of a stream.
 _CHILD = """
 import sys, anyio
 from contextlib import AsyncExitStack
 from obuilder.locks import Locks
+from obuilder.result_stream import receive, receive_header
 from obuilder.types import Id, User
 from {module} import {name} as Backend
 
 def tell(text):
     print(text, flush=True)
 
-async def main(location, options, what, key, base):
+async def main(location, options, what, key, needed):
     async with AsyncExitStack() as stack:
         config = config_from_json(Backend.Config, options)
         store = await stack.enter_async_context(Backend.open(location, config))
-        if what != "cache":
+        if what not in ("cache", "release"):
             locks = Locks(store.state_dir / "locks")
             await stack.enter_async_context(locks.hold(key))
         if what == "delete":
@@ -80,10 +81,18 @@ async def main(location, options, what, key, base):
             await store.delete(Id(key))
             tell("done")
             return
-        if what == "cache":
+        if what == "import":
+            stream = stack.enter_context(open(needed, "rb")).fileno()
+            header = await receive_header(stream)
+            tell("ready")
+            async with receive(store, header, stream):
+                pass
+            tell("done")
+            return
+        if what in ("cache", "release"):
             block = store.cache(key, user=User(uid=0, gid=0))
         else:
-            block = store.build(Id(key), base=Id(base) if base else None)
+            block = store.build(Id(key), base=Id(needed) if needed else None)
         if what == "clone":
             tell("ready")
         async with block as path:
@@ -91,7 +100,11 @@ async def main(location, options, what, key, base):
             if what in ("build", "cache"):
                 tell("ready")
                 await anyio.sleep_forever()
-            if what == "publish":
+            if what == "release":
+                for file in path.rglob("*"):
+                    if file.is_file():
+                        file.write_text(needed)
+            if what in ("publish", "release"):
                 tell("ready")
         tell("done")
 
@@ -162,19 +175,20 @@ class Bench:
 
     @asynccontextmanager
     async def other_process(
-        self, store: AnyStore, what: str, key: str, *, base: Id | None = None
+        self, store: AnyStore, what: str, key: str, *, base: Id | None = None, needed: str = ""
     ) -> AsyncIterator["OtherProcess"]:
         """Another process that does `what`; it is dead by `kill -9` after the block.
 
-        `build` and `cache` wait inside their block; `clone`, `publish` and `delete`
-        say "ready" just before, and go on.
+        `build` and `cache` wait inside their block; `clone`, `publish`, `delete`,
+        `release` (of a cache in which each file holds the text `needed`) and `import`
+        (of the stream in the file `needed`) say "ready" just before, and go on.
         """
         kind = type(store)
         code = CONFIG_FROM_JSON + _CHILD.format(
             module=kind.__module__, name=kind.__name__, backend=self.backend
         )
         location = self.location or str(store.root)
-        argv = (sys.executable, "-c", code, location, self.options, what, key, base or "")
+        argv = (sys.executable, "-c", code, location, self.options, what, key, base or needed)
         reader, writer = os.pipe()
         ended = anyio.Event()
 

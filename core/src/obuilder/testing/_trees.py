@@ -2,13 +2,14 @@
 
 import errno
 import os
+import shutil
 import stat
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["LocalTrees", "Trees", "describe_tree", "make_rich_tree"]
+__all__ = ["LocalTrees", "Trees", "change_tree", "describe_tree", "make_rich_tree"]
 
 
 class Trees(ABC):
@@ -33,6 +34,10 @@ class Trees(ABC):
     @abstractmethod
     async def spoil(self, rootfs: Path) -> None:
         """Change files that `make_rich` made, in place: contents, mode, owner, attribute."""
+
+    @abstractmethod
+    async def change(self, rootfs: Path) -> None:
+        """Change what `make_rich` made in all the ways in which a step can: `change_tree`."""
 
     @abstractmethod
     async def describe(self, rootfs: Path) -> Mapping[str, object]:
@@ -62,6 +67,9 @@ class LocalTrees(Trees):
         os.chown(rootfs / "fifo", 5, 6)
         os.setxattr(rootfs / "setuid", "user.note", b"spoilt")
         (rootfs / "empty" / "new").touch()
+
+    async def change(self, rootfs: Path) -> None:
+        change_tree(rootfs)
 
     async def describe(self, rootfs: Path) -> Mapping[str, object]:
         return describe_tree(rootfs)
@@ -115,6 +123,7 @@ def make_rich_tree(rootfs: Path) -> None:
     _make_files(rootfs)
     _make_special(rootfs)
     _make_odd_names(rootfs)
+    _make_old(rootfs / "old")
     os.utime(rootfs / "plain", ns=(1, 1_234_567_890_123_456_789))
     os.utime(rootfs / "link", ns=(1, 987_654_321_123_456_789), follow_symlinks=False)
     os.utime(rootfs / "empty", ns=(1, 1_000_000_000_000_000_001))
@@ -175,3 +184,44 @@ def _make_odd_names(rootfs: Path) -> None:
         os.close(deep)
         deep = below
     os.close(deep)
+
+
+def _make_old(old: Path) -> None:
+    for name in ("emptied", "filed", "gone", "linked", "moved"):
+        (old / name / "inside").mkdir(parents=True)
+        (old / name / "inside" / "file").write_text(name)
+    for name in ("chmod", "chown", "directory", "kept", "noted", "removed", "renamed", "timed"):
+        (old / name).write_text(name)
+    os.setxattr(old / "noted", "user.note", b"old")
+
+
+def change_tree(rootfs: Path) -> None:
+    """Remove, replace, rename and mark what `make_rich_tree` made. Needs root."""
+    old = rootfs / "old"
+    (rootfs / "null").unlink()
+    (old / "removed").unlink()
+    for name in ("emptied", "filed", "gone", "linked"):
+        shutil.rmtree(old / name)
+    (old / "emptied").mkdir()
+    (old / "filed").write_text("a file")
+    (old / "linked").symlink_to("kept")
+    (old / "directory").unlink()
+    (old / "directory").mkdir()
+    (old / "directory" / "new").write_text("new")
+    (old / "renamed").rename(old / "another")
+    # As mv does it: where directories of a base cannot be renamed, they are copied.
+    shutil.move(old / "moved", rootfs / "elsewhere")
+    _mark(file=old, directory=rootfs)
+
+
+def _mark(*, file: Path, directory: Path) -> None:
+    """Change nothing of what is in them."""
+    (file / "chmod").chmod(0o640)
+    os.chown(file / "chown", 11, 12)
+    os.utime(file / "timed", ns=(1, 1_111_111_111_222_222_222))
+    os.setxattr(file / "noted", "user.note", b"new")
+    (directory / "sticky").chmod(0o1750)
+    os.chown(directory / "names", 13, 14)
+    os.utime(directory / "names", ns=(1, 1_111_111_111_333_333_333))
+    os.removexattr(directory / "empty", "trusted.note")
+    os.setxattr(directory / "empty", "user.note", b"new")

@@ -5,6 +5,7 @@ import pytest
 from obuilder.testing._builds import BuildPromises
 from obuilder.testing._caches import CachePromises
 from obuilder.testing._crashes import CrashPromises
+from obuilder.testing._space import SpacePromises
 from obuilder.testing._streams import StreamPromises
 from obuilder.testing._tools import Bench, OpenStore
 from obuilder.testing._traces import KeepsMounts
@@ -14,7 +15,9 @@ __all__ = ["StoreContract"]
 
 
 @pytest.mark.anyio
-class StoreContract(BuildPromises, CachePromises, CrashPromises, StreamPromises, KeepsMounts):
+class StoreContract(
+    BuildPromises, SpacePromises, CachePromises, CrashPromises, StreamPromises, KeepsMounts
+):
     """Subclass it, give the fixture `open_store`, and override another where a store needs it.
 
     `open_store` is a factory without arguments: each call opens a new object on
