@@ -12,6 +12,7 @@ from obuilder._core.context import Context
 from obuilder._core.keeper import Keeper
 from obuilder._core.observe import BuildObserver
 from obuilder._core.saved_env import read_env
+from obuilder._core.shared_steps import Turn, turns
 from obuilder._core.steps import ImportStep, Step, copy_step, run_step
 from obuilder._core.telling import Telling
 from obuilder._platforms import same_platform
@@ -50,6 +51,9 @@ class _Node:
     children: Sequence["_Node"]
     scope: Mapping[str, "_Node"]
     """The stages that its `copy` may name."""
+    number: int = -1
+    """Its place among those of the build, as they would be made in turn."""
+    turns: Sequence[Turn] = ()
     done: anyio.Event = field(default_factory=anyio.Event)
     result: Finished | None = None
 
@@ -80,12 +84,14 @@ class Stages:
         depend on it is made first, and several are raised as StagesFailed.
         """
         root = _planned(stage, {}, telling=self.telling)
+        nodes = _in_order(root)
+        for number, own in enumerate(turns(node.stage for node in nodes)):
+            nodes[number].number, nodes[number].turns = number, own
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
             with self._on_failure:
                 if self._wanted.side_by_side:
                     await _announce(root)
-                    nodes = _in_order(root)
                     for node in nodes:
                         tasks.start_soon(self._make, node)
                     for node in nodes:
@@ -134,6 +140,9 @@ class Stages:
                 pass
             except Exception as error:  # noqa: BLE001 - raised again by `built`
                 await self._fail(node, error)
+            for turn in node.turns:
+                if turn.leader == node.number:
+                    turn.done.set()
             node.done.set()
             if node.result is not None:
                 await self._ended.wait()
@@ -154,18 +163,19 @@ class Stages:
         done = await self._base(node, holding)
         env = await anyio.to_thread.run_sync(read_env, done.path / "env")
         state = Context(shell=self._wanted.shell, env=env)
-        for op in node.stage.ops:
+        for op, turn in zip(node.stage.ops, node.turns[1:], strict=True):
             await node.telling.op_started(op, state.workdir)
             step = await self._step(done.id, state, op, node=node)
             if step is not None:
-                done = await self._advance(step, node, holding)
+                done = await self._advance(step, node, holding, turn=turn)
             state = state.after(op)
         return done
 
     async def _base(self, node: _Node, holding: AsyncExitStack) -> Finished:
         text = node.stage.from_
         await node.telling.base_started(text)
-        done = await self._advance(ImportStep(text=text, context=self._wanted.fetch), node, holding)
+        step = ImportStep(text=text, context=self._wanted.fetch)
+        done = await self._advance(step, node, holding, turn=node.turns[0])
         wanted = self._wanted.fetch.platform
         record = await self._keeper.record(done.id, done.path)
         if record and record.platform and not same_platform(record.platform, wanted):
@@ -176,8 +186,19 @@ class Stages:
             )
         return done
 
-    async def _advance(self, step: Step, node: _Node, holding: AsyncExitStack) -> Finished:
+    async def _advance(
+        self, step: Step, node: _Node, holding: AsyncExitStack, *, turn: Turn
+    ) -> Finished:
         await node.telling.step_started(step.id, step.kind)
+        if turn.leader != node.number:
+            await turn.done.wait()
+            return await self._obtained(step, node, holding)
+        try:
+            return await self._obtained(step, node, holding)
+        finally:
+            turn.done.set()
+
+    async def _obtained(self, step: Step, node: _Node, holding: AsyncExitStack) -> Finished:
         async with self._observer.step(step.id, step.kind) as observed, AsyncExitStack() as taken:
             outcome = await taken.enter_async_context(self._keeper.result(step, node.telling.piece))
             observed.cached = outcome.cached
