@@ -35,7 +35,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str, st
     """How each backend's promise ended, which should fail, and `SOUND`, which should not."""
     tests = [f"{SUITE}::Test{name}::{test}" for name, promise in ALL for test in (promise, SOUND)]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rfp", "--tb=no", "-k", "not trio"]
+        [sys.executable, "-m", "pytest", "-q", "-n", "3", "-rfp", "--tb=no", "-k", "not trio"]
         + [f"--basetemp={tmp_path_factory.mktemp('broken') / 'base'}", *tests],
         capture_output=True,
         text=True,
