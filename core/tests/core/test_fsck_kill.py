@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 from support.builds import BusyboxFetcher, Events, open_parts, stage
-from support.containers import end_containers
+from support.containers import child_that_says
 
 from obuilder import Checker, Report
 from obuilder_sandbox_runc import RuncSandbox
@@ -67,26 +65,10 @@ async def building_child(
     root: Path, backend: str, *, spec: str = SPEC, until: bytes = b"begun"
 ) -> AsyncIterator[anyio.abc.Process]:
     """Another process in the middle of a step."""
-    tests = str(Path(__file__).parents[3] / "tests")
-    child = await anyio.open_process(
-        [sys.executable, "-c", CHILD, str(root), spec, backend, tests],
-        stdin=subprocess.DEVNULL,
-        stderr=None,
-    )
-    try:
-        assert child.stdout
-        seen = b""
-        with anyio.fail_after(LIMIT_S):
-            while until not in seen:
-                seen += await child.stdout.receive()
+    containers = root / "state/sandboxes/runc"
+    args = (str(root), spec, backend)
+    async with child_that_says(until, CHILD, *args, containers=containers) as child:
         yield child
-    finally:
-        with anyio.CancelScope(shield=True):
-            if child.returncode is None:
-                child.kill()
-            await child.wait()
-            await child.aclose()
-            await end_containers(root / "state/sandboxes/runc")
 
 
 @asynccontextmanager

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 from support.builds import BusyboxFetcher, Events, Parts, open_parts, stage
-from support.containers import end_containers
+from support.containers import child_that_says
 
 from obuilder._core.build import BuildResult
 from obuilder_sandbox_runc import RuncSandbox
@@ -65,26 +63,10 @@ async def open_runc(store: Path) -> AsyncIterator[Parts]:
 @asynccontextmanager
 async def building_child(store: Path, backend: str) -> AsyncIterator[anyio.abc.Process]:
     """Another process whose step has begun."""
-    tests = str(Path(__file__).parents[3] / "tests")
-    child = await anyio.open_process(
-        [sys.executable, "-c", CHILD, str(store), SPEC, backend, tests],
-        stdin=subprocess.DEVNULL,
-        stderr=None,
-    )
-    try:
-        assert child.stdout
-        seen = b""
-        with anyio.fail_after(LIMIT_S):
-            while b"begun" not in seen:
-                seen += await child.stdout.receive()
+    containers = store / "state" / "sandbox" / "runc"
+    args = (str(store), SPEC, backend)
+    async with child_that_says(b"begun", CHILD, *args, containers=containers) as child:
         yield child
-    finally:
-        with anyio.CancelScope(shield=True):
-            if child.returncode is None:
-                child.kill()
-            await child.wait()
-            await child.aclose()
-            await end_containers(store / "state" / "sandbox" / "runc")
 
 
 async def build_to_the_end(parts: Parts) -> tuple[BuildResult, Events]:
