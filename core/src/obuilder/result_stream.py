@@ -147,7 +147,8 @@ async def receive(store: Store[Any], header: Header, source: int) -> AsyncIterat
             await pipe_tool(_DECOMPRESS, stdin=source, stdout=writer.fileno(), doing=doing)
         except Exception as error:  # noqa: BLE001 - raised again outside the task group
             failures.append(error)
-        writer.close()
+        finally:
+            writer.close()  # whoever reads sees the end, also of a stream that is cancelled
         ended.set()
 
     with reader, writer:
@@ -210,15 +211,21 @@ def _pipe() -> tuple[IO[bytes], IO[bytes]]:
 
 
 async def pipe_tool(
-    argv: Sequence[str], *, doing: str, stdin: int | None = None, stdout: int | None = None
+    argv: Sequence[str],
+    *,
+    doing: str,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stop: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Run a store's helper program on descriptors, to its end.
 
     StoreError, with what was being done and the program's own words, if it fails.
+    `stop` as `process.call` has it.
     """
     said = os.memfd_create("stderr")
     try:
-        status = await call(argv, stdin=stdin, stdout=stdout, stderr=said)
+        status = await call(argv, stdin=stdin, stdout=stdout, stderr=said, stop=stop)
         text = os.pread(said, _STDERR_BYTES, 0).decode("utf-8", "backslashreplace").strip()
     except ProcessError as error:
         hint = error.hint or f"apt-get install {argv[0]}"

@@ -1,7 +1,7 @@
 """ZFS's own streams: `zfs send` and `zfs receive`, whole or as the difference to the origin."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from obuilder.errors import StoreError
 from obuilder.result_stream import pipe_tool
@@ -49,14 +49,27 @@ async def receive(name: str, source: int, *, base: str | None) -> None:
         if base is not None:
             # Else zfs takes any snapshot in the pool that is the same, another store's for one.
             how = (*how, "-o", f"origin={base}@{SNAPSHOT}")
-    await _run(("receive", *how, f"{name}@{RECEIVED}"), stdin=source, doing=f"receive {name}")
+    argv = ("receive", *how, f"{name}@{RECEIVED}")
+    await _run(argv, stdin=source, doing=f"receive {name}", stop=_let_it_end)
+
+
+async def _let_it_end() -> None:
+    """Send no signal: a cancelled stream ends, and zfs with it, leaving nothing.
+
+    zfs-fuse's daemon goes on with what a killed `zfs` asked for, after what would clean up.
+    """
 
 
 async def _run(
-    argv: Sequence[str], *, doing: str, stdin: int | None = None, stdout: int | None = None
+    argv: Sequence[str],
+    *,
+    doing: str,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stop: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     try:
-        await pipe_tool(("zfs", *argv), stdin=stdin, stdout=stdout, doing=doing)
+        await pipe_tool(("zfs", *argv), stdin=stdin, stdout=stdout, doing=doing, stop=stop)
     except StoreError as error:
         if _NO_BASE.search(error.what):
             error.code = "store.stream-base"
