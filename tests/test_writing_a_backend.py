@@ -87,6 +87,15 @@ def test_a_written_store_works_from_its_wheel_alone(
     assert "2 promises: 2 kept, 0 broken" in tried.stdout
 
 
+def test_a_name_that_is_taken_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert new_backend("store", "rsync", tmp_path / "own").stdout == f"{tmp_path}/own\n"
+    told = "the store rsync is also in obuilder-store-rsync: installing yours replaces it"
+    assert caplog.messages == [told]
+    caplog.clear()
+    assert new_backend("fetcher", "rsync", tmp_path / "other").exit_code == 0
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize(
     ("kind", "interface"), [("store", Store), ("sandbox", Sandbox), ("fetcher", Fetcher)]
 )

@@ -1,13 +1,17 @@
 """Writes a repository for a new backend from the templates beside this file."""
 
+import logging
 import re
 from importlib import resources
 from pathlib import Path
 
-from obuilder._core.plugins import KINDS
+from obuilder._core.driver_names import normal_name
+from obuilder._core.plugins import KINDS, Plugins
 from obuilder.errors import ConfigError
 
 __all__ = ["write_backend"]
+
+_log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _TOKEN = re.compile(r"@@(\w+)@@")
@@ -47,7 +51,20 @@ def write_backend(kind: str, name: str, directory: Path | None) -> Path:
             where="DIR",
             code="cli.cannot-write",
         ) from error
+    _warn_if_taken(words)
     return where
+
+
+def _warn_if_taken(words: dict[str, str]) -> None:
+    kind, name, dist = words["kind"], words["name"], words["dist"]
+    for backend in Plugins().backends():
+        if (backend.kind.name, backend.name) != (kind, name):
+            continue
+        if normal_name(backend.distribution) == dist:
+            told = "installing yours replaces it"
+        else:
+            told = f"where both are installed, yours is named --{kind}={dist}/{name}"
+        _log.warning("the %s %s is also in %s: %s", kind, name, backend.distribution, told)
 
 
 def _words(kind: str, name: str) -> dict[str, str]:
