@@ -1,8 +1,8 @@
 # Each target sets up what it needs: Python >= 3.11 with venv, apt and root are enough to begin with.
 PYTHON ?= python3
 VENV ?= .venv
-# Test processes at once; 0 runs the tests in pytest's own process.
-JOBS ?= 0
+# Test processes at once: they wait more than they compute. 0 runs all in pytest's own process.
+JOBS ?= 4
 PYTEST_ARGS ?=
 SECONDS ?= 60
 export PYTHON VENV
@@ -14,7 +14,7 @@ TREE = core plugins tests examples scripts benchmarks conftest.py
 
 help:
 	@echo "make demo     build a C program in a sandbox, then again from the cache"
-	@echo "make test     lint, types and all tests (PYTEST_ARGS='-k name', JOBS=2)"
+	@echo "make test     lint, types and all tests (PYTEST_ARGS='-k name', JOBS=0)"
 	@echo "make pytest   the tests alone"
 	@echo "make lint     ruff, mypy and import-linter"
 	@echo "make format   let ruff lay out the code"

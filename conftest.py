@@ -6,6 +6,7 @@ pytest_plugins = [
     "support.command",
     "support.docker_engine",
     "support.filesystems",
+    "support.processes",
     "support.wheels",
     "support.zfs_pools",
 ]
