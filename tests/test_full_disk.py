@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,6 +122,47 @@ def test_a_step_that_takes_all_room_can_be_mended_and_built_again(
     assert obuilder("prune", "--before=2020-01-01").returncode == 0
     assert listed(disk, "result-tmp") == []
     built(obuilder, LARGE)
+
+
+def fill_names(disk: Path) -> None:
+    """Leave room for data, and not for one more file."""
+    stock = []
+    with pytest.raises(OSError, match="No space left"):
+        # btrfs gives what is free to data, of which some is used in each part.
+        for number in itertools.count():
+            path = disk / f"stock-{number}"
+            path.write_bytes(os.urandom(4 << 20))
+            os.sync()
+            stock.append(path)
+    for number, path in enumerate(stock):
+        if number % 3:
+            path.unlink()
+    os.sync()
+    for contents in (os.urandom(2000), b""):
+        with pytest.raises(OSError, match="No space left"):
+            for number in itertools.count():
+                (disk / f"filler-{len(contents)}-{number}").write_bytes(contents)
+    assert shutil.disk_usage(disk).free > 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("driver", "mkfs", "directories"),
+    [("rsync", (*MKFS["ext4"], "-N", "4000"), 1500), ("btrfs", MKFS["btrfs"], 15_000)],
+    ids=["ext4", "btrfs"],
+)
+def test_prune_makes_room_where_only_names_have_none(
+    driver: str, mkfs: tuple[str, ...], directories: int, obuilder: Command
+) -> None:
+    with mounted_image(*mkfs, size_bytes=IMAGE_BYTES) as disk:
+        obuilder.store = f"{driver}:{disk}/store"
+        many = f"mkdir /many; cd /many; seq {directories} | xargs mkdir"
+        result = built(obuilder, f'(run (shell "{many}"))')
+        fill_names(disk)
+        refused(obuilder, disk, SMALL)
+        pruned = obuilder("prune", "--before=2999-01-01", "--limit=1")
+        assert pruned.returncode == 0, pruned.stderr
+        assert pruned.stdout.decode() == f"Removing {result}\nRemoved 1 item\n"
+        built(obuilder, SMALL)
 
 
 USE_DATABASE = """

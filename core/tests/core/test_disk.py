@@ -111,11 +111,12 @@ def test_the_reserve_is_given_up_when_the_disk_is_full_and_made_again(disk: Path
         reserve.keep()
     assert caught.value.code == "store.full"
     reserve.give_up_if_full()
-    assert sorted(os.listdir(disk)) == ["filler"]
+    assert sorted(os.listdir(disk)) == ["filler", "reserve-files"]
+    assert os.listdir(disk / "reserve-files") == []
     (disk / "more").write_bytes(bytes(1 << 20))
     with pytest.raises(StoreError):
         reserve.keep()
-    assert sorted(os.listdir(disk)) == ["filler", "more"]
+    assert sorted(os.listdir(disk)) == ["filler", "more", "reserve-files"]
     filler.unlink()
     assert reserve.is_given_up
     reserve.keep()

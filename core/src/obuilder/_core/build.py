@@ -134,10 +134,9 @@ class Builder:
             await anyio.to_thread.run_sync(self._reserve.give_up_if_full)
 
     async def _keep_reserve(self) -> None:
-        if self._reserve.is_given_up:
-            with anyio.CancelScope(shield=True), suppress(StoreError, OSError):
-                # There is still no room: whoever builds next is told so.
-                await anyio.to_thread.run_sync(self._reserve.keep)
+        with anyio.CancelScope(shield=True), suppress(StoreError, OSError):
+            # There is still no room: whoever builds next is told so.
+            await anyio.to_thread.run_sync(self._reserve.keep_again)
 
     async def __aexit__(
         self,

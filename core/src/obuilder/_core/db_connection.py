@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from obuilder._core.db_schema import migrate, refuse_newer
-from obuilder._core.disk import FULL, FULL_HINT, is_full, update_in_place
+from obuilder._core.disk import FULL, FULL_HINT, has_room, is_full, update_in_place
 from obuilder.errors import DatabaseError
 
 __all__ = ["check_room", "connect", "naming_errors"]
@@ -119,7 +119,7 @@ def naming_errors(path: Path) -> Iterator[None]:
             raise _read_only(path) from error
         if number == sqlite3.SQLITE_FULL or (
             # Of its `-wal` and `-shm` it does not say why they cannot be made.
-            number in _NO_FILE and path.parent.is_dir() and is_full(path.parent)
+            number in _NO_FILE and path.parent.is_dir() and not has_room(path.parent)
         ):
             code, hint = FULL, FULL_HINT
         elif number in _LOCKED:

@@ -32,6 +32,7 @@ FULL_NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _ROOM_BYTES = 1 << 20
 _BLOCKS_BYTES = 256 << 10
+_FEW_FILES = 8
 
 _FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
 _FS_IOC_SETFLAGS = 0x40086602
@@ -104,11 +105,11 @@ def has_room(directory: Path, size_bytes: int = _ROOM_BYTES, *, anybody: bool = 
 
     `anybody`: by others than root too, for whom some file systems keep less.
     """
-    if anybody and _free_bytes(directory) < size_bytes:
+    if anybody and _lacks(directory, size_bytes):
         return False
     try:
-        # What is said to be free need not be for data: btrfs.
-        with tempfile.TemporaryFile(dir=directory) as file:
+        # What is said to be free need not be for data, or for names: btrfs has rooms for each.
+        with tempfile.NamedTemporaryFile(dir=directory, prefix="room-") as file:
             os.posix_fallocate(file.fileno(), 0, size_bytes)
     except OSError as error:
         if error.errno in FULL_NUMBERS:
@@ -122,9 +123,9 @@ def is_full(directory: Path) -> bool:
 
     SQLite maps its `-shm` file into memory. Where overwriting takes new blocks (btrfs), a write
     to that without room for them is no error but SIGBUS, the end of the process: who uses the
-    database asks first.
+    database asks first. That a btrfs has no room for names is not seen: ask `has_room`.
     """
-    return _free_bytes(directory) < _BLOCKS_BYTES and not has_room(directory, _BLOCKS_BYTES)
+    return _lacks(directory, _BLOCKS_BYTES) and not has_room(directory, _BLOCKS_BYTES)
 
 
 def update_in_place(directory: Path) -> None:
@@ -144,9 +145,11 @@ def update_in_place(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _free_bytes(directory: Path) -> int:
+def _lacks(directory: Path, size_bytes: int) -> bool:
+    """Whether the file system says that it has less, or hardly a file left. OSError."""
     space = os.statvfs(directory)
-    return space.f_bavail * space.f_frsize
+    few_files = space.f_files > 0 and space.f_favail < _FEW_FILES  # 0: it has no such limit
+    return few_files or space.f_bavail * space.f_frsize < size_bytes
 
 
 def _trouble(error: Exception, state_dir: Path | None) -> _Trouble | None:

@@ -1,9 +1,12 @@
 """Room that is kept for the day when the disk is full, so that `prune` can make more.
 
 Deleting a result needs some room first: the database writes what it is about to
-forget, and a copy-on-write file system writes whatever it changes. A file of
-4 MiB in the state directory holds that room. It is given up when the disk is
-found to be full, and made again before anything is built.
+forget, locks are files, and a copy-on-write file system writes whatever it
+changes. A file of 4 MiB in the state directory holds that room, and some empty
+ones hold what a file system has for so many files (ext4). On btrfs, where names
+and attributes have room of their own, the file has attributes of 2 MiB too. All
+is given up when the disk is found to be full, and made again before anything is
+built.
 """
 
 import ctypes
@@ -17,6 +20,10 @@ __all__ = ["RESERVE_BYTES", "Reserve"]
 
 RESERVE_BYTES = 4 << 20
 _BLOCK_BYTES = 512  # of st_blocks
+_FILES = 32
+# Each takes most of a block of btrfs's trees, which has 16 KiB (btrfs(5), nodesize).
+_ATTRIBUTES, _ATTRIBUTE_BYTES = 128, 15_000
+_BTRFS_SUPER_MAGIC = 0x9123683E  # linux/magic.h
 
 
 class Reserve:
@@ -24,6 +31,7 @@ class Reserve:
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "reserve"
+        self._files = state_dir / "reserve-files"
         self.is_given_up = False
         """Whether this builder has had to give it up: the disk was full."""
 
@@ -37,23 +45,51 @@ class Reserve:
                 # xfs frees a removed file some time later, a truncated one at once.
                 os.truncate(self._path, 0)
             self._path.unlink()
+        self._remove_files()
         _sync(self._path.parent)
+
+    def keep_again(self) -> None:
+        """Make it again if there was one, also where an earlier command found no room for it.
+
+        StoreError, OSError.
+        """
+        if self.is_given_up or (self._files.is_dir() and not self._is_whole()):
+            self.keep()
 
     def keep(self) -> None:
         """See to it that there is a reserve, and some room beside. StoreError if not; OSError."""
         try:
-            if not self._path.exists() or self._path.stat().st_size < RESERVE_BYTES:
+            if not self._is_whole():
                 self._fill()
+                self._make_files()  # last: that they are there shows that it is whole
         except OSError as error:
             with suppress(OSError):  # why it cannot be made is what counts
                 self._path.unlink()
+                self._remove_files()
             if error.errno in FULL_NUMBERS:
-                what = f"less than {RESERVE_BYTES >> 20} MiB are free, which is kept in reserve"
+                what = f"there is no room for {RESERVE_BYTES >> 20} MiB and some files in reserve"
                 raise full(what) from error
             raise
         self.is_given_up = False
         if is_full(self._path.parent):
             raise full("nothing is free but what is kept in reserve")
+
+    def _is_whole(self) -> bool:
+        try:
+            whole = self._path.stat().st_size >= RESERVE_BYTES
+            return whole and len(os.listdir(self._files)) >= _FILES
+        except FileNotFoundError:
+            return False
+
+    def _make_files(self) -> None:
+        self._files.mkdir(mode=0o700, exist_ok=True)
+        for number in range(_FILES):
+            (self._files / str(number)).touch()
+
+    def _remove_files(self) -> None:
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self._files):
+                (self._files / name).unlink(missing_ok=True)  # another process may be at it
 
     def _fill(self) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -63,17 +99,30 @@ class Reserve:
                 # zfs promises and takes nothing; what cannot be compressed it has to store.
                 os.pwrite(descriptor, os.urandom(RESERVE_BYTES), 0)
                 os.fsync(descriptor)
+            if _is_btrfs(self._path):
+                for number in range(_ATTRIBUTES):
+                    os.setxattr(descriptor, f"user.{number}", bytes(_ATTRIBUTE_BYTES))
         finally:
             os.close(descriptor)
+
+
+def _is_btrfs(path: Path) -> bool:
+    space = ctypes.create_string_buffer(256)  # struct statfs: f_type is its first word
+    _called("statfs", path, os.fsencode(path), space)
+    return ctypes.c_uint32.from_buffer(space).value == _BTRFS_SUPER_MAGIC
 
 
 def _sync(directory: Path) -> None:
     """End the file system's transaction: only then does btrfs let others have what was freed."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(directory))
+        _called("syncfs", directory, descriptor)
     finally:
         os.close(descriptor)
+
+
+def _called(function: str, path: Path, *args: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, function)(*args) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
