@@ -1,5 +1,6 @@
 """A disk that is really full: a clear error, nothing lost, and `prune` makes room again."""
 
+import errno
 import itertools
 import os
 import shutil
@@ -126,23 +127,28 @@ def test_a_step_that_takes_all_room_can_be_mended_and_built_again(
 
 def fill_names(disk: Path) -> None:
     """Leave room for data, and not for one more file."""
-    stock = []
-    with pytest.raises(OSError, match="No space left"):
-        # btrfs gives what is free to data, of which some is used in each part.
-        for number in itertools.count():
-            path = disk / f"stock-{number}"
-            path.write_bytes(os.urandom(4 << 20))
-            os.sync()
-            stock.append(path)
+    # btrfs gives what is free to data, of which some is used in each part.
+    stock = write_until_full(disk, "stock", os.urandom(4 << 20), sync=True)
     for number, path in enumerate(stock):
         if number % 3:
             path.unlink()
     os.sync()
-    for contents in (os.urandom(2000), b""):
-        with pytest.raises(OSError, match="No space left"):
-            for number in itertools.count():
-                (disk / f"filler-{len(contents)}-{number}").write_bytes(contents)
+    write_until_full(disk, "filler-inline", os.urandom(2000))
+    write_until_full(disk, "filler-empty", b"")
     assert shutil.disk_usage(disk).free > 64 << 20
+
+
+def write_until_full(disk: Path, name: str, contents: bytes, *, sync: bool = False) -> list[Path]:
+    """Write files as long as there is room, and return them."""
+    for number in itertools.count():
+        try:
+            (disk / f"{name}-{number}").write_bytes(contents)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC  # noqa: PT017 - it ends the loop
+            break
+        if sync:
+            os.sync()
+    return [disk / f"{name}-{each}" for each in range(number)]
 
 
 @pytest.mark.parametrize(
