@@ -372,6 +372,20 @@ async def test_who_waits_for_one_that_looks_gets_the_lock(directory: Path) -> No
     assert locks.names() == []
 
 
+async def test_those_who_hold_all_are_told_with_the_moment_since_when_all_are_held(
+    directory: Path,
+) -> None:
+    locks = Locks(directory)
+    async with held_elsewhere(directory) as pid, locks.hold("other"):
+        os.utime(locks.path("it"), (1, 1))
+        os.utime(locks.path("other"), (2, 2))
+        holder = locks.holder_of_all(["it", "other"])
+        assert holder is not None
+        assert {holder.pid, *holder.others} == {pid, os.getpid()}
+        assert holder.since.timestamp() == 2
+        assert locks.holder_of_all(["it", "other", "free"]) is None
+
+
 async def _run_and_close(argv: list[str], writer: int) -> None:
     with os.fdopen(writer, "wb") as out:
         await call(argv, stdout=out.fileno(), stderr=2)

@@ -11,7 +11,7 @@ from support.builds import Call, Events, Parts, Script, ScriptedSandbox, open_pa
 
 from obuilder import locks
 from obuilder.errors import BuildError, CommandFailed, SandboxError
-from obuilder.events import Event, Waiting
+from obuilder.events import Waiting
 from obuilder.types import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -21,25 +21,12 @@ SPEC = stage("((from b) (run (shell first)) (run (shell slow)))")
 BEGUN = b"first\nbegun\n"
 
 
-class Watched(Events):
-    """`waited` is set when a wait is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waited = anyio.Event()
-
-    def __call__(self, event: Event) -> None:
-        super().__call__(event)
-        if isinstance(event, Waiting):
-            self.waited.set()
-
-
 class Pair:
     """Two builders on one store, as two processes have them; the first makes a slow step."""
 
     def __init__(self, ending: Callable[[Call], Awaitable[None]] | None = None) -> None:
         self.may_end, self.second_ended = anyio.Event(), anyio.Event()
-        self.one, self.two = Watched(), Watched()
+        self.one, self.two = Events(), Events()
         self.errors: list[BaseException | None] = [None, None]
         self.cancel_first = anyio.CancelScope()
         self._ending = ending
@@ -161,7 +148,7 @@ async def test_a_long_wait_is_told_with_who_is_waited_for(
     monkeypatch.setattr(locks, "TELL_AFTER_S", 0.0)
     pair = Pair()
     async with pair.both_running(tmp_path / "store"):
-        await pair.two.waited.wait()
+        await pair.two.wait_for_event(Waiting)
         pair.may_end.set()
     (waiting,) = [event for event in pair.two.seen if isinstance(event, Waiting)]
     assert (waiting.what, waiting.pid) == ("the same step", os.getpid())
@@ -188,7 +175,7 @@ async def test_a_locked_cache_has_one_user_at_a_time(
 
     numbers = range(5)
     scripts: dict[str, Script] = {f"use {number}": use for number in numbers}
-    watched = Watched()
+    watched = Events()
     async with AsyncExitStack() as stack:
         parts = []
         for _ in numbers:
@@ -201,7 +188,7 @@ async def test_a_locked_cache_has_one_user_at_a_time(
                     spec = stage(f'((from b) (run {locked} (shell "use {number}")))')
                     tasks.start_soon(parts[number].builder.build, spec, watched.context())
                 await begun.wait()
-                await watched.waited.wait()
+                await watched.wait_for_event(Waiting)
                 may_end.set()
         async with parts[0].store.cache("c", user=ROOT) as cache:
             assert (cache / "lines").read_text() == "line\n" * len(numbers)

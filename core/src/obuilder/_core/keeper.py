@@ -21,10 +21,12 @@ from obuilder._core.inflight import Followers, Inflight, Outcome
 from obuilder._core.pieces import Sink, Wait, telling
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
 from obuilder._core.reserve import Reserve
+from obuilder._core.slots import Limits, Slots
+from obuilder._core.step_caches import locked_caches
 from obuilder._core.steps import Backends, Step
 from obuilder.errors import BackendError, BuildError, CommandFailed, ObuilderError, StoreError
 from obuilder.locks import Locks, use_lock
-from obuilder.types import Holder, Id
+from obuilder.types import Holder, Id, Leftover
 
 __all__ = ["Keeper"]
 
@@ -49,9 +51,10 @@ class Keeper:
         locks: Locks,
         inflight: Inflight,
         reserve: Reserve,
-        jobs: int | None = None,
+        limits: Limits,
     ) -> None:
-        self._slots = anyio.CapacityLimiter(math.inf if jobs is None else jobs)
+        self._jobs = anyio.CapacityLimiter(math.inf if limits.jobs is None else limits.jobs)
+        self._slots = Slots(locks, limits.max_steps)
         self._backends = backends
         self._store = backends.store
         self._database = database
@@ -123,7 +126,7 @@ class Keeper:
                 return replace(found, told=await elsewhere.saved())
             await elsewhere.failed()
             self._check_begin()
-            await held.enter_async_context(self._slots)
+            await held.enter_async_context(self._turn(step, followers))
             self._check_begin()  # it may have been a long wait
             await self._end_orphans(step.id)
             await anyio.to_thread.run_sync(self._reserve.keep)
@@ -139,6 +142,21 @@ class Keeper:
                 raise StoreError(f"result {step.id} was saved and is not there")
             self.misses += 1
             return Outcome(path=saved, cached=False)
+
+    @asynccontextmanager
+    async def _turn(self, step: Step, followers: Followers) -> AsyncIterator[None]:
+        """All that a step waits for before it is made, for the block.
+
+        Every step takes its locks in one order, the id's, those of caches, the job, the slot:
+        so no two wait for each other. What many want comes last: who has a slot works, and
+        waits for nobody who waits for one.
+        """
+        async with (
+            locked_caches(self._locks, step.caches, tell=followers.tell),
+            self._jobs,
+            self._slots.hold(on_wait=telling(self._slots.what, followers.tell)),
+        ):
+            yield
 
     def _check_begin(self) -> None:
         if self.drains:
@@ -195,8 +213,17 @@ class Keeper:
         # its container may live on and write where the new result is to be made.
         for leftover in await self._backends.sandbox.leftovers():
             if leftover.key == id:
-                _logger.warning("removing a %s that a dead builder left: %s", leftover.kind, id)
-                await self._backends.sandbox.discard(leftover)
+                await self._end_orphan(leftover)
+            elif self._slots.limited:
+                # It died with a slot, which may be ours now.
+                trace = self._locks.abandoned().get(leftover.key)
+                with self._locks.try_hold(leftover.key, trace=trace) as free:
+                    if free and leftover in await self._backends.sandbox.leftovers():
+                        await self._end_orphan(leftover)
+
+    async def _end_orphan(self, leftover: Leftover) -> None:
+        _logger.warning("removing a %s that a dead builder left: %s", leftover.kind, leftover.key)
+        await self._backends.sandbox.discard(leftover)
 
     async def _write_side_file(self, directory: Path, step: Step, record: StepRecord) -> None:
         path = directory / SIDE_FILE
