@@ -180,6 +180,35 @@ async def test_a_hundred_waiters_cost_no_thread_and_are_cancelled_at_once(
             assert not free
 
 
+async def test_each_of_a_hundred_waiters_is_cancelled_alone(directory: Path) -> None:
+    locks = Locks(directory)
+    scopes = [anyio.CancelScope() for _ in range(100)]
+    got: list[int] = []
+    left: list[int] = []
+
+    async def wait(number: int) -> None:
+        with scopes[number]:
+            async with locks.hold("it"):
+                got.append(number)
+        if scopes[number].cancelled_caught:
+            left.append(number)
+
+    threads = threading.active_count()
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks, locks.hold("it"):
+            for number in range(100):
+                tasks.start_soon(wait, number)
+            await anyio.wait_all_tasks_blocked()
+            for number in range(0, 100, 2):
+                scopes[number].cancel()
+                await anyio.wait_all_tasks_blocked()
+                assert left == list(range(0, number + 1, 2))
+            assert got == []
+            assert threading.active_count() == threads
+    assert sorted(got) == list(range(1, 100, 2))
+    assert locks.names() == []
+
+
 async def test_a_failure_in_the_block_frees_the_lock(directory: Path) -> None:
     locks = Locks(directory)
     with pytest.raises(KeyError):

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from support.builds import Call, Events, Parts, Script, ScriptedSandbox, open_parts, stage
 
@@ -153,6 +154,42 @@ async def test_a_long_wait_is_told_with_who_is_waited_for(
     (waiting,) = [event for event in pair.two.seen if isinstance(event, Waiting)]
     assert (waiting.what, waiting.pid) == ("the same step", os.getpid())
     assert not [event for event in pair.one.seen if isinstance(event, Waiting)]
+
+
+async def test_a_hundred_clients_of_a_step_elsewhere_use_no_thread_and_leave_alone(
+    tmp_path: Path,
+) -> None:
+    pair = Pair()
+    scopes, clients = [anyio.CancelScope() for _ in range(100)], [Events() for _ in range(100)]
+    left = [anyio.Event() for _ in range(100)]
+    got: list[int] = []
+    async with pair.both_running(tmp_path / "store"):
+        async with (
+            open_parts(tmp_path / "store") as parts,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def build(number: int) -> None:
+                with scopes[number]:
+                    await parts.builder.build(SPEC, clients[number].context())
+                    got.append(number)
+                left[number].set()
+
+            for number in range(100):
+                tasks.start_soon(build, number)
+            for each in clients:
+                await each.wait_for(BEGUN)
+            await anyio.wait_all_tasks_blocked()
+            assert anyio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            for number in range(0, 100, 2):
+                scopes[number].cancel()
+                await left[number].wait()
+                assert scopes[number].cancelled_caught
+                assert sum(each.is_set() for each in left) == number // 2 + 1
+            assert got == []
+            pair.may_end.set()
+        assert sorted(got) == list(range(1, 100, 2))
+    assert {each.output for each in clients[1::2]} == {BEGUN + b"ended\n"}
 
 
 async def test_a_locked_cache_has_one_user_at_a_time(
