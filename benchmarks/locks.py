@@ -135,7 +135,7 @@ class Spent:
             yield
 
 
-async def median_us(lock: Callable[[], AbstractAsyncContextManager[None]]) -> float:
+async def median_us(lock: Callable[[], AbstractAsyncContextManager[object]]) -> float:
     """Microseconds to take and release a lock that nobody else wants."""
     taken = []
     for _ in range(TURNS):

@@ -1,32 +1,16 @@
 """`--max-steps`: commands on one store wait for each other's steps, say so, and go on."""
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from support.command import Command, Running
+from support.containers import processes_in
 
 WAITS = '(run (shell "echo up {name}; until test -e /go; do usleep 9000; done; echo done"))'
 
 
-Start = Callable[..., Running]
-
-
-@pytest.fixture
-def start(obuilder: Command) -> Iterator[Start]:
-    """Starts commands that make the step of a name; those that a failed test leaves are ended."""
-    started: list[Running] = []
-
-    def one(name: str, *options: str) -> Running:
-        started.append(obuilder.start(WAITS.format(name=name), *(options or ["--max-steps=1"])))
-        return started[-1]
-
-    yield one
-    for running in started:
-        if running.process.poll() is None:
-            running.signal(signal.SIGTERM)
-            running.end()
+def start(obuilder: Command, name: str, *options: str) -> Running:
+    return obuilder.start(WAITS.format(name=name), *(options or ["--max-steps=1"]))
 
 
 def let_end(obuilder: Command) -> None:
@@ -35,15 +19,15 @@ def let_end(obuilder: Command) -> None:
 
 
 @pytest.fixture
-def first(start: Start) -> Running:
-    running = start("one")
+def first(obuilder: Command) -> Running:
+    running = start(obuilder, "one")
     running.wait_for(b"\nup one\n")
     return running
 
 
 @pytest.fixture
-def second(start: Start, first: Running) -> Running:
-    second = start("two")
+def second(obuilder: Command, first: Running) -> Running:
+    second = start(obuilder, "two")
     second.wait_for(
         b"\nWaiting for the one slot (max-steps), which process %d has had since "
         % first.process.pid
@@ -76,11 +60,11 @@ def test_what_a_killed_command_left_running_is_ended_before_its_slot_is_used(
     obuilder: Command, first: Running, second: Running
 ) -> None:
     (left,) = (obuilder.directory / "store" / "result-tmp").iterdir()
-    assert containers_in(left) != []
+    assert processes_in(left) != []
     first.signal(signal.SIGKILL)
     assert first.end()[0] == -signal.SIGKILL
     second.wait_for(b"\nup two\n")
-    assert containers_in(left) == []
+    assert processes_in(left) == []
     temporary = {each for each in left.parent.iterdir() if each != left}
     (temporary.pop() / "rootfs" / "go").touch()
     code, _, stderr = second.end()
@@ -91,22 +75,10 @@ def test_what_a_killed_command_left_running_is_ended_before_its_slot_is_used(
     assert obuilder("fsck").returncode == 0
 
 
-def containers_in(result: Path) -> list[int]:
-    """Processes whose root lies in a temporary result."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(result) in (entry / "mountinfo").read_text():
-                found.append(int(entry.name))
-        except OSError:  # it has ended
-            continue
-    return found
-
-
-def test_a_file_of_settings_sets_the_limit(obuilder: Command, start: Start, first: Running) -> None:
+def test_a_file_of_settings_sets_the_limit(obuilder: Command, first: Running) -> None:
     path = obuilder.directory / "limits.toml"
     path.write_text("[build]\nmax-steps = 1\n")
-    second = start("two", "--config", str(path))
+    second = start(obuilder, "two", "--config", str(path))
     second.wait_for(b"\nWaiting for the one slot")
     for running, name in ((first, b"one"), (second, b"two")):
         running.wait_for(b"\nup %s\n" % name)

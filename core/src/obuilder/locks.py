@@ -61,6 +61,7 @@ class Locks:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._left: set[str] = set()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @asynccontextmanager
@@ -197,6 +198,10 @@ class Locks:
         except OSError:  # it has been released
             return False
 
+    def was_left(self, name: str) -> bool:
+        """Whether a lock that is held here alone was held by a process that died before."""
+        return name in self._left
+
     def names(self) -> list[str]:
         """The locks that are held, or were by a process that died."""
         try:
@@ -211,9 +216,12 @@ class Locks:
     def _try(self, name: str, *, shared: bool) -> int | None:
         path = self._directory / name
         while True:
+            left = False
             try:
-                with suppress(FileExistsError):  # the usual case while others wait
+                try:
                     os.mkfifo(path, _UNMARKED)
+                except FileExistsError:  # the usual case while others wait
+                    left = True
                 descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
                 if not self._directory.is_dir():
@@ -233,6 +241,8 @@ class Locks:
                     return None
                 raise StoreError(f"cannot lock {path}: {error.strerror}") from error
             if _is_same(descriptor, path):
+                if left and not shared:
+                    self._left.add(name)
                 return descriptor
             os.close(descriptor)
 
@@ -277,6 +287,7 @@ class Locks:
 
     def _release(self, name: str, descriptor: int) -> None:
         path = self._directory / name
+        self._left.discard(name)
         try:
             # Only the last of several shared holders gets this, and may remove the file.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,25 +1,28 @@
 """The limit of steps for all processes of a store: kept, fair, freed by death, told."""
 
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 import pytest
 from support.builds import Call, Events, ScriptedSandbox, open_parts, stage
 from support.taking_turns import turns
 
 from obuilder import locks as locks_module
+from obuilder._core import keeper
 from obuilder._core.build import Builder
 from obuilder._core.fsck import Checker
 from obuilder._core.slots import MOST, Slots
 from obuilder.errors import BuildError
 from obuilder.events import Waiting
 from obuilder.locks import Locks
-from obuilder.types import Holder
+from obuilder.types import Holder, Leftover, LeftoverKind
 
 pytestmark = pytest.mark.anyio
 
@@ -221,6 +224,67 @@ async def test_a_kill_frees_the_slot_and_fsck_knows_what_is_left(tmp_path: Path)
         async with open_parts(tmp_path / "store"):
             assert os.listdir(tmp_path / "store" / "state" / "locks") == []
         assert (await checker.check()).findings == ()
+
+
+async def test_who_has_the_slot_of_a_dead_process_is_told(tmp_path: Path) -> None:
+    limited = slots(tmp_path, 2)
+    os.mkfifo(tmp_path / "locks" / "slot-1")
+    async with limited.hold(on_wait=untold) as first, limited.hold(on_wait=untold) as second:
+        assert (first, second) == (True, False)
+    async with limited.hold(on_wait=untold) as again:
+        assert not again
+
+
+@asynccontextmanager
+async def held_by_a_helper(lock: Path) -> AsyncIterator[anyio.abc.Process]:
+    """A lock whose taker has died; what it had started holds it until its input ends."""
+    program = """
+import fcntl, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+if os.fork():
+    os._exit(0)
+print("held", flush=True)
+sys.stdin.read()
+"""
+    os.mkfifo(lock)
+    async with await anyio.open_process([sys.executable, "-c", program, str(lock)]) as process:
+        assert process.stdout
+        with anyio.fail_after(LIMIT_S):
+            assert (await process.stdout.receive()).startswith(b"held")
+            await process.wait()
+        yield process
+
+
+@pytest.mark.parametrize("slot_was_left", [True, False])
+async def test_with_the_slot_of_a_dead_process_its_container_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, slot_was_left: bool
+) -> None:
+    monkeypatch.setattr(keeper, "DYING_S", 3600.0)
+    left_running: list[int] = []
+
+    async def look(call: Call) -> None:
+        left_running.append(len(sandbox.containers))
+
+    sandbox = ScriptedSandbox(scripts={"look": look})
+    async with open_parts(tmp_path / "store", sandbox=sandbox, max_steps=1) as parts:
+        await parts.builder.build(stage("((from b))"))
+        locks = Locks(parts.store.state_dir / "locks")
+        sandbox.containers += [
+            Leftover(kind=LeftoverKind.CONTAINER, key=key) for key in ("alive", "dying")
+        ]
+        if slot_was_left:
+            os.mkfifo(locks.path("slot-1"))
+        async with locks.hold("alive"), held_by_a_helper(locks.path("dying")) as helper:
+            with anyio.fail_after(LIMIT_S):
+                async with anyio.create_task_group() as tasks:
+                    spec = stage("((from b) (run (shell look)))")
+                    tasks.start_soon(parts.builder.build, spec)
+                    await anyio.wait_all_tasks_blocked()
+                    assert helper.stdin
+                    await helper.stdin.aclose()
+        assert left_running == [1 if slot_was_left else 2]
+        assert "alive" in {leftover.key for leftover in sandbox.containers}
 
 
 async def test_a_wait_is_told_with_all_who_have_slots(tmp_path: Path) -> None:

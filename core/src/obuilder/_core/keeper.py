@@ -32,6 +32,9 @@ __all__ = ["Keeper"]
 
 _logger = logging.getLogger(__name__)
 
+DYING_S = 1.0
+"""How long the kernel may take to free all locks of a process, seconds."""
+
 
 class Keeper:
     """Gives a step's result: the saved one, or one made by whoever comes first.
@@ -126,9 +129,9 @@ class Keeper:
                 return replace(found, told=await elsewhere.saved())
             await elsewhere.failed()
             self._check_begin()
+            await self._end_orphans(step.id)
             await held.enter_async_context(self._turn(step, followers))
             self._check_begin()  # it may have been a long wait
-            await self._end_orphans(step.id)
             await anyio.to_thread.run_sync(self._reserve.keep)
             begun = time.monotonic()
             async with self._store.build(step.id, base=step.base) as directory:
@@ -154,8 +157,10 @@ class Keeper:
         async with (
             locked_caches(self._locks, step.caches, tell=followers.tell),
             self._jobs,
-            self._slots.hold(on_wait=telling(self._slots.what, followers.tell)),
+            self._slots.hold(on_wait=telling(self._slots.what, followers.tell)) as left,
         ):
+            if left:
+                await self._end_containers_of_dying()
             yield
 
     def _check_begin(self) -> None:
@@ -214,12 +219,21 @@ class Keeper:
         for leftover in await self._backends.sandbox.leftovers():
             if leftover.key == id:
                 await self._end_orphan(leftover)
-            elif self._slots.limited:
-                # It died with a slot, which may be ours now.
-                trace = self._locks.abandoned().get(leftover.key)
-                with self._locks.try_hold(leftover.key, trace=trace) as free:
-                    if free and leftover in await self._backends.sandbox.leftovers():
-                        await self._end_orphan(leftover)
+
+    async def _end_containers_of_dying(self) -> None:
+        # What the one that died with our slot has left running is one step too many. Its locks
+        # are not all freed at one moment: some of it may not look dead yet.
+        for leftover in await self._backends.sandbox.leftovers():
+            holder = self._locks.holder(leftover.key)
+            if holder is not None and holder.pid is not None:
+                continue  # it lives
+            async with AsyncExitStack() as held:
+                dead = False
+                with anyio.move_on_after(DYING_S):
+                    await held.enter_async_context(self._locks.hold(leftover.key))
+                    dead = True
+                if dead and leftover in await self._backends.sandbox.leftovers():
+                    await self._end_orphan(leftover)
 
     async def _end_orphan(self, leftover: Leftover) -> None:
         _logger.warning("removing a %s that a dead builder left: %s", leftover.kind, leftover.key)

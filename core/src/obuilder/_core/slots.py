@@ -52,51 +52,48 @@ class Slots:
         self._line = f"ticket-{count}-"
 
     @property
-    def limited(self) -> bool:
-        """Whether there is a limit."""
-        return bool(self._names)
-
-    @property
     def what(self) -> str:
         """What is waited for, as clients are told."""
         count = len(self._names)
         return f"{'the one slot' if count == 1 else f'one of the {count} slots'} (max-steps)"
 
     @asynccontextmanager
-    async def hold(self, *, on_wait: OnWait) -> AsyncIterator[None]:
+    async def hold(self, *, on_wait: OnWait) -> AsyncIterator[bool]:
         """Have a slot for the block, after all who came before; `on_wait` as `Locks.hold`.
 
-        Raises StoreError if the file system refuses. Cancelling stops the wait at once.
+        Yields whether a process has died with it. Raises StoreError if the file system refuses.
+        Cancelling stops the wait at once.
         """
         async with AsyncExitStack() as held:
-            if self._names and not self._got_at_once(held):
-                await self._stand_in_line(held, on_wait)
-            yield
+            slot = None
+            if self._names:
+                slot = self._got_at_once(held) or await self._stand_in_line(held, on_wait)
+            yield slot is not None and self._locks.was_left(slot)
 
-    def _got_at_once(self, held: AsyncExitStack) -> bool:
+    def _got_at_once(self, held: AsyncExitStack) -> str | None:
         if any(name.startswith(self._line) for name in self._locks.names()):
-            return False
-        return any(held.enter_context(self._locks.try_hold(name)) for name in self._names)
+            return None
+        names = (name for name in self._names if held.enter_context(self._locks.try_hold(name)))
+        return next(names, None)
 
-    async def _stand_in_line(self, held: AsyncExitStack, on_wait: OnWait) -> None:
+    async def _stand_in_line(self, held: AsyncExitStack, on_wait: OnWait) -> str:
         # The clock is the machine's, not the process's.
         ticket = f"{self._line}{time.monotonic_ns():020}-{secrets.token_hex(4)}"
         async with self._locks.hold(ticket, inherit=False):
             # No await lies between getting the slot and the return: none is lost.
             with anyio.move_on_after(locks.TELL_AFTER_S):
-                await self._wait_for_turn(ticket, held)
-                return
+                return await self._wait_for_turn(ticket, held)
             holder = self._locks.holder_of_all(self._names)
             if holder is not None:
                 await on_wait(holder)
-            await self._wait_for_turn(ticket, held)
+            return await self._wait_for_turn(ticket, held)
 
-    async def _wait_for_turn(self, ticket: str, held: AsyncExitStack) -> None:
+    async def _wait_for_turn(self, ticket: str, held: AsyncExitStack) -> str:
         while (before := self._just_before(ticket)) is not None:
             # Freed by one who has got a slot, has been cancelled or has died.
             async with self._locks.hold(before, inherit=False):
                 pass
-        await held.enter_async_context(self._locks.hold_any(self._names))
+        return await held.enter_async_context(self._locks.hold_any(self._names))
 
     def _just_before(self, ticket: str) -> str | None:
         earlier = [n for n in self._locks.names() if n.startswith(self._line) and n < ticket]
