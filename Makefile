@@ -18,7 +18,7 @@ help:
 	@echo "make pytest   the tests alone"
 	@echo "make lint     ruff, mypy and import-linter"
 	@echo "make format   let ruff lay out the code"
-	@echo "make bench    measure start-up, lines per file, reading specs"
+	@echo "make bench    measure start-up, lines per file, reading specs, locks"
 	@echo "make fuzz     fuzz the spec language by coverage (SECONDS=60)"
 	@echo "make stress   many builds at once, and 200 kills (-9) over builds"
 	@echo "make lock     make requirements.lock anew"
@@ -67,6 +67,7 @@ stress: venv system
 bench: venv
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/parse.py
+	$(BIN)/python benchmarks/locks.py
 
 lock:
 	@scripts/lock

@@ -1,12 +1,15 @@
 """A build that is stopped: by a key, by a signal, by a closed pipe, by kill -9."""
 
 import os
+import select
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.command import Command
+from support.containers import descendants
 
 # Ignores SIGTERM and has descendants that do so too.
 STUBBORN = (
@@ -25,6 +28,47 @@ def assert_clean(command: Command, store: Path) -> None:
             assert b"cat\0/tmp/hang" not in entry.read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended while we looked
+
+
+# A hundred descendants, half of them daemons of sessions of their own, whose parents are gone.
+LARGE_FAMILY = (
+    "(run (cache (c (target /c))) (secrets (s (target /s)))"
+    " (shell \"trap '' TERM INT HUP; mkfifo /tmp/hang;"
+    " for i in $(seq 50); do cat /tmp/hang & done;"
+    " for i in $(seq 25); do setsid sh -c 'cat /tmp/hang & setsid cat /tmp/hang &' & wait $!; done;"
+    ' touch /c/used; echo family of $(ls /proc | grep -c [0-9]); echo up; cat /tmp/hang"))'
+)
+
+
+@pytest.mark.parametrize("kind", ["rsync", "btrfs"])
+def test_ctrl_c_ends_a_hundred_descendants_that_ignore_signals(
+    kind: str, btrfs_root: Path, obuilder: Command
+) -> None:
+    store = (btrfs_root if kind == "btrfs" else obuilder.directory) / "store"
+    obuilder.store = f"{kind}:{store}"
+    secret = obuilder.directory / "secret"
+    secret.write_text("hush")
+    running = obuilder.start(LARGE_FAMILY, "--secret", f"s:{secret}")
+    running.wait_for(b"\nup\n")
+    family = list(descendants(running.process.pid))
+    assert len(family) >= 101
+    assert len({os.getsid(pid) for pid in family}) >= 51
+    with ExitStack() as opened:
+        watched = select.poll()
+        for pid in family:
+            pidfd = os.pidfd_open(pid)
+            opened.callback(os.close, pidfd)
+            watched.register(pidfd, select.POLLIN)
+        assert watched.poll(0) == []
+        running.press_ctrl_c()
+        code, _, stderr = running.end()
+        assert (code, stderr) == (130, b"Interrupted\n")
+        assert len(watched.poll(0)) == len(family)  # ended, all of them
+    for place in ("bundles", "runc"):
+        assert os.listdir(store / "state" / "sandboxes" / "runc" / place) == []
+    assert_clean(obuilder, store)
+    checked = obuilder("fsck")
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.command import LIMIT_S, SHELL_LINES, Command
+from support.containers import descendants
 
 ROUNDS = int(os.environ.get("OBUILDER_STORM", "5"))
 LONGEST_S = 1.2
@@ -43,17 +43,8 @@ def started(obuilder: Command, text: str, name: str) -> "subprocess.Popen[bytes]
     )
 
 
-def children(pid: int) -> Iterator[int]:
-    """A process's own and theirs: runc, the reaper, and what they have started."""
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with suppress(OSError):  # it has ended
-            for child in (task / "children").read_text().split():
-                yield int(child)
-                yield from children(int(child))
-
-
 def kill(process: "subprocess.Popen[bytes]", how: str) -> None:
-    below = list(children(process.pid))
+    below = list(descendants(process.pid))
     killed = {"builder": [process.pid], "helpers": below, "all": [process.pid, *below]}[how]
     for pid in killed:
         with suppress(ProcessLookupError):

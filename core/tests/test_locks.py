@@ -180,6 +180,35 @@ async def test_a_hundred_waiters_cost_no_thread_and_are_cancelled_at_once(
             assert not free
 
 
+async def test_each_of_a_hundred_waiters_is_cancelled_alone(directory: Path) -> None:
+    locks = Locks(directory)
+    scopes = [anyio.CancelScope() for _ in range(100)]
+    got: list[int] = []
+    left: list[int] = []
+
+    async def wait(number: int) -> None:
+        with scopes[number]:
+            async with locks.hold("it"):
+                got.append(number)
+        if scopes[number].cancelled_caught:
+            left.append(number)
+
+    threads = threading.active_count()
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks, locks.hold("it"):
+            for number in range(100):
+                tasks.start_soon(wait, number)
+            await anyio.wait_all_tasks_blocked()
+            for number in range(0, 100, 2):
+                scopes[number].cancel()
+                await anyio.wait_all_tasks_blocked()
+                assert left == list(range(0, number + 1, 2))
+            assert got == []
+            assert threading.active_count() == threads
+    assert sorted(got) == list(range(1, 100, 2))
+    assert locks.names() == []
+
+
 async def test_a_failure_in_the_block_frees_the_lock(directory: Path) -> None:
     locks = Locks(directory)
     with pytest.raises(KeyError):
@@ -327,49 +356,18 @@ anyio.run(main)
         os.close(reader)
 
 
-async def test_locks_of_the_dead_are_told_from_those_of_the_living(directory: Path) -> None:
+async def test_those_who_hold_all_are_told_with_the_moment_since_when_all_are_held(
+    directory: Path,
+) -> None:
     locks = Locks(directory)
-    os.mkfifo(directory / "dead")
-    async with locks.hold("alone"), locks.hold("shared", shared=True):
-        (trace,) = locks.abandoned().items()
-        assert trace[0] == "dead"
-        assert locks.names() == ["alone", "dead", "shared"]
-    with locks.try_hold("dead") as free:
-        assert free
-        assert locks.abandoned() == {}
-    assert locks.names() == []
-
-
-async def test_who_looks_leaves_the_trace_of_a_dead_process_and_makes_none(directory: Path) -> None:
-    locks = Locks(directory)
-    os.mkfifo(directory / "dead")
-    traces = locks.abandoned()
-    for name in ("dead", "other"):
-        with locks.try_hold(name, trace=traces.get(name)) as free:
-            assert free
-            with locks.try_hold(name, trace=traces.get(name)) as again:
-                assert not again
-    assert locks.abandoned() == traces
-    assert locks.names() == ["dead"]
-
-
-async def test_who_waits_for_one_that_looks_gets_the_lock(directory: Path) -> None:
-    locks = Locks(directory)
-    os.mkfifo(directory / "dead")
-    got = anyio.Event()
-
-    async def wait() -> None:
-        async with locks.hold("dead"):
-            got.set()
-
-    async with anyio.create_task_group() as tasks:
-        with locks.try_hold("dead", trace=locks.abandoned()["dead"]):
-            tasks.start_soon(wait)
-            await anyio.wait_all_tasks_blocked()
-            assert not got.is_set()
-        with anyio.fail_after(30):
-            await got.wait()
-    assert locks.names() == []
+    async with held_elsewhere(directory) as pid, locks.hold("other"):
+        os.utime(locks.path("it"), (1, 1))
+        os.utime(locks.path("other"), (2, 2))
+        holder = locks.holder_of_all(["it", "other"])
+        assert holder is not None
+        assert {holder.pid, *holder.others} == {pid, os.getpid()}
+        assert holder.since.timestamp() == 2
+        assert locks.holder_of_all(["it", "other", "free"]) is None
 
 
 async def _run_and_close(argv: list[str], writer: int) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import anyio
@@ -20,6 +21,7 @@ from obuilder.named_cache import (
     remove_record,
     unescape_name,
 )
+from obuilder.process import call
 from obuilder.types import ROOT, LeftoverKind, User
 
 TEXTS = st.binary(max_size=250).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
@@ -282,3 +284,36 @@ async def test_damaged_records_are_told_and_removed_unless_the_cache_is_in_use(
     assert list(await caches.names()) == ["one", "two", "used"]
     async with caches.use("one", user=ROOT) as copy:
         assert (copy / "kept").read_text() == "one"
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+import anyio
+from obuilder.named_cache import NamedCaches
+from obuilder.types import ROOT
+
+class Directories:
+    async def create_cache(self, path, user): os.mkdir(path)
+
+async def main(root):
+    # In the middle of writing a record: it has its bytes, and not yet its name.
+    Path.replace = lambda path, target: os.kill(os.getpid(), 9)
+    async with NamedCaches(Directories(), root, root / "state").use("c", user=ROOT):
+        pass
+
+anyio.run(main, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.anyio
+async def test_a_record_that_a_killed_process_had_begun_goes_with_its_copy(tmp_path: Path) -> None:
+    caches, records = open_caches(tmp_path), tmp_path / "state" / "caches"
+    (records / ".other.12.tmp").write_bytes(b"{")
+    assert await call([sys.executable, "-c", _KILLED, str(tmp_path)], stderr=2) == -9
+    assert len(os.listdir(records)) == 2
+    (leftover,) = await caches.leftovers()
+    assert leftover.path is not None
+    await caches.discard(leftover.path)
+    assert os.listdir(records) == [".other.12.tmp"]
+    assert await caches.leftovers() == []

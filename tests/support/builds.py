@@ -156,20 +156,27 @@ class BusyboxFetcher(TinyFetcher):
 
 @dataclass
 class Events:
-    """Collects the events of a build; a text of the output can be waited for."""
+    """Collects the events of a build; what they tell can be waited for."""
 
     seen: list[Event] = field(default_factory=list)
-    _waiting: dict[bytes, anyio.Event] = field(default_factory=dict)
+    _waiting: list[tuple[Callable[[], bool], anyio.Event]] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
         self.seen.append(event)
-        for text, reached in self._waiting.items():
-            if text in self.output:
+        for is_so, reached in self._waiting:
+            if is_so():
                 reached.set()
 
     async def wait_for(self, text: bytes) -> None:
-        if text not in self.output:
-            reached = self._waiting.setdefault(text, anyio.Event())
+        await self._wait_until(lambda: text in self.output)
+
+    async def wait_for_event(self, kind: type[Event]) -> None:
+        await self._wait_until(lambda: any(isinstance(event, kind) for event in self.seen))
+
+    async def _wait_until(self, is_so: Callable[[], bool]) -> None:
+        if not is_so():
+            reached = anyio.Event()
+            self._waiting.append((is_so, reached))
             with anyio.fail_after(60):
                 await reached.wait()
 
@@ -216,6 +223,7 @@ async def open_parts(
     fetcher: TinyFetcher | None = None,
     observer: Observer | None = None,
     jobs: int | None = None,
+    max_steps: int | None = None,
 ) -> AsyncIterator[Parts]:
     """A builder on an rsync store at `root`, by default with a scripted sandbox."""
     async with AsyncExitStack() as stack:
@@ -223,7 +231,7 @@ async def open_parts(
         sandbox = sandbox or ScriptedSandbox()
         fetcher = fetcher or TinyFetcher()
         builder = await stack.enter_async_context(
-            Builder(store, sandbox, fetcher, observer=observer, jobs=jobs)
+            Builder(store, sandbox, fetcher, observer=observer, jobs=jobs, max_steps=max_steps)
         )
         yield Parts(builder=builder, store=store, sandbox=sandbox, fetcher=fetcher)
 

@@ -50,6 +50,10 @@ class Running:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def press_ctrl_c(self) -> None:
+        """Interrupt its process group, as a terminal does."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
     def end(self) -> tuple[int, bytes, bytes]:
         assert self.process.stderr is not None
         stderr = self.process.stderr.read()
@@ -67,6 +71,7 @@ class Command:
     store: str
     options: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    started: list[Running] = field(default_factory=list)
 
     @property
     def source(self) -> Path:
@@ -102,7 +107,7 @@ class Command:
 
     def start(self, ops: str, *args: str) -> Running:
         argv = self.argv("build", "-f", str(self.write_spec(ops)), *args, str(self.source))
-        return Running(
+        running = Running(
             subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -110,8 +115,18 @@ class Command:
                 stderr=subprocess.PIPE,
                 cwd=self.directory,
                 env=self.environment(),
+                process_group=0,
             )
         )
+        self.started.append(running)
+        return running
+
+    def end_started(self) -> None:
+        """End what a test that failed has left running."""
+        for running in self.started:
+            if running.process.poll() is None:
+                running.signal(signal.SIGTERM)
+                running.end()
 
 
 @pytest.fixture(scope="session")
@@ -125,5 +140,7 @@ def obuilder(tmp_path: Path, busybox_archive: Path) -> Iterator[Command]:
     """The command on a private rsync store; removes the tree that root-owned builds leave."""
     (tmp_path / "src").mkdir()
     shutil.copy(busybox_archive, tmp_path / "busybox.tar")
-    yield Command(tmp_path, f"rsync:{tmp_path}/store")
+    command = Command(tmp_path, f"rsync:{tmp_path}/store")
+    yield command
+    command.end_started()
     shutil.rmtree(tmp_path / "store", ignore_errors=True)

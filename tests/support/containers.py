@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -11,7 +11,7 @@ import anyio.abc
 
 from obuilder_sandbox_runc import RuncSandbox
 
-__all__ = ["child_that_says"]
+__all__ = ["child_that_says", "descendants", "processes_in"]
 
 _LIMIT_S = 60.0
 _TESTS = Path(__file__).parents[1]
@@ -45,6 +45,27 @@ async def child_that_says(
             await child.wait()
             await child.aclose()
             await _end_containers(containers)
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """A process's children and theirs: runc, the reaper, and what they have started."""
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            for child in (task / "children").read_text().split():
+                yield int(child)
+                yield from descendants(int(child))
+
+
+def processes_in(directory: Path) -> list[int]:
+    """Processes that have a root, or another mount, from below a directory of the host."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(directory) in (entry / "mountinfo").read_text():
+                found.append(int(entry.name))
+        except OSError:  # it has ended
+            continue
+    return found
 
 
 async def _end_containers(state_dir: Path) -> None:

@@ -103,11 +103,13 @@ class Waiting(Event):
     """The step waits, for more than a second already, for `what`.
 
     Process `pid` has it since `since`; None: a process that cannot be seen from here.
+    `others`: of what several have, such as the slots of a store, further processes.
     """
 
     what: str
     pid: int | None
     since: datetime
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,10 @@ that died in the middle of what it did: the list of these is the crash journal.
 import errno
 import fcntl
 import os
+import select
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Locks:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._left: set[str] = set()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @asynccontextmanager
@@ -94,6 +96,23 @@ class Locks:
         try:
             with inherited(descriptor) if inherit else nullcontext():
                 yield
+        finally:
+            self._release(name, descriptor)
+
+    @asynccontextmanager
+    async def hold_any(self, names: Sequence[str]) -> AsyncIterator[str]:
+        """Hold alone, for the block, the first of several locks that is free; yields its name.
+
+        Waits as long as it takes, with a descriptor for each. Otherwise as `hold`.
+        """
+        taken: tuple[str, int] | None = None
+        while taken is None:
+            taken = await self._wait_any(names)
+        name, descriptor = taken
+        _take_over(descriptor)
+        try:
+            with inherited(descriptor):
+                yield name
         finally:
             self._release(name, descriptor)
 
@@ -143,8 +162,17 @@ class Locks:
 
     def holder(self, name: str) -> Holder | None:
         """Who holds a lock, or one of those who hold it shared; None: nobody, as far as is seen."""
-        since = self.since(name)
-        return None if since is None else Holder(pid=_locker(self.path(name)), since=since)
+        return self.holder_of_all([name])
+
+    def holder_of_all(self, names: Sequence[str]) -> Holder | None:
+        """Those who hold locks that are all taken, and since when they are; None: one is free."""
+        times = [self.since(name) for name in names]
+        since = [time for time in times if time is not None]
+        if len(since) < len(times):
+            return None
+        lockers = _lockers([self.path(name) for name in names])
+        pids = sorted(lockers)
+        return Holder(pid=pids[0] if pids else None, since=max(since), others=tuple(pids[1:]))
 
     def since(self, name: str) -> datetime | None:
         """When a lock was taken alone, or by the first who share it; None: nobody has it."""
@@ -170,6 +198,10 @@ class Locks:
         except OSError:  # it has been released
             return False
 
+    def was_left(self, name: str) -> bool:
+        """Whether a lock that is held here alone was held by a process that died before."""
+        return name in self._left
+
     def names(self) -> list[str]:
         """The locks that are held, or were by a process that died."""
         try:
@@ -184,9 +216,12 @@ class Locks:
     def _try(self, name: str, *, shared: bool) -> int | None:
         path = self._directory / name
         while True:
+            left = False
             try:
-                with suppress(FileExistsError):  # the usual case while others wait
+                try:
                     os.mkfifo(path, _UNMARKED)
+                except FileExistsError:  # the usual case while others wait
+                    left = True
                 descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
                 if not self._directory.is_dir():
@@ -206,27 +241,53 @@ class Locks:
                     return None
                 raise StoreError(f"cannot lock {path}: {error.strerror}") from error
             if _is_same(descriptor, path):
+                if left and not shared:
+                    self._left.add(name)
                 return descriptor
             os.close(descriptor)
 
     async def _wait(self, name: str, *, shared: bool) -> int | None:
+        with ExitStack() as opened:
+            reader, descriptor = self._watch(name, opened, shared=shared)
+            if reader is not None:
+                await anyio.wait_readable(reader)
+            return descriptor
+
+    async def _wait_any(self, names: Sequence[str]) -> tuple[str, int] | None:
+        with ExitStack() as opened:
+            either = select.epoll()
+            opened.callback(either.close)
+            for name in names:
+                reader, descriptor = self._watch(name, opened, shared=False)
+                if descriptor is not None:
+                    return name, descriptor
+                if reader is None:
+                    return None
+                either.register(reader, select.EPOLLIN)
+            # Itself readable once one of those that it watches is.
+            await anyio.wait_readable(either.fileno())
+            return None
+
+    def _watch(
+        self, name: str, opened: ExitStack, *, shared: bool
+    ) -> tuple[int | None, int | None]:
+        """Try to lock; the descriptor that becomes readable on release, or the lock, or neither."""
         try:
             reader = os.open(self._directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            return self._try(name, shared=shared)
-        try:
-            # Opened first: a release after this attempt is seen by the reader.
-            descriptor = self._try(name, shared=shared)
-            # Of a file that was removed meanwhile the last writer may have gone before
-            # the reader came: nothing would ever wake it.
-            if descriptor is None and _is_same(reader, self._directory / name):
-                await anyio.wait_readable(reader)
-            return descriptor
-        finally:
-            os.close(reader)
+            return None, self._try(name, shared=shared)
+        opened.callback(os.close, reader)
+        # Opened first: a release after this attempt is seen by the reader.
+        descriptor = self._try(name, shared=shared)
+        # Of a file that was removed meanwhile the last writer may have gone before
+        # the reader came: nothing would ever wake it.
+        if descriptor is None and _is_same(reader, self._directory / name):
+            return reader, None
+        return None, descriptor
 
     def _release(self, name: str, descriptor: int) -> None:
         path = self._directory / name
+        self._left.discard(name)
         try:
             # Only the last of several shared holders gets this, and may remove the file.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -263,18 +324,22 @@ def _is_same(descriptor: int, path: Path) -> bool:
     return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
-def _locker(path: Path) -> int | None:
-    """The process that made a lock, by proc_locks(5), whose devices are not stat(2)'s on btrfs."""
-    try:
-        inode = path.stat().st_ino
-    except OSError:  # it has been released
-        return None
+def _lockers(paths: Iterable[Path]) -> set[int]:
+    """The processes that made locks, by proc_locks(5), whose devices are not stat(2)'s on btrfs."""
+    locked: dict[str, Path] = {}
+    for path in paths:
+        with suppress(OSError):  # it has been released
+            locked[str(path.stat().st_ino)] = path
+    found = set()
     for line in Path("/proc/locks").read_text().splitlines():
         words = line.split()
         # "1: FLOCK ADVISORY WRITE 708 00:13:16 0 EOF"; one who waits has an arrow before FLOCK.
-        if words[1] == "FLOCK" and words[5].endswith(f":{inode}") and _has_open(words[4], path):
-            return int(words[4])
-    return None
+        if words[1] != "FLOCK":
+            continue
+        held = locked.get(words[5].rpartition(":")[2])
+        if held is not None and int(words[4]) not in found and _has_open(words[4], held):
+            found.add(int(words[4]))
+    return found
 
 
 def _has_open(pid: str, path: Path) -> bool:

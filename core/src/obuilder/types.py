@@ -131,7 +131,11 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds a lock, and since when. `pid` None: it cannot be seen from here."""
+    """Who holds a lock, and since when. `pid` None: it cannot be seen from here.
+
+    `others`: further processes, of several locks that are all waited for.
+    """
 
     pid: int | None
     since: datetime
+    others: tuple[int, ...] = ()

@@ -3,6 +3,7 @@
 import errno
 import io
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 
 import anyio
@@ -155,6 +156,24 @@ def test_a_stage_that_fails_is_printed_though_it_was_not_its_turn() -> None:
 
 def test_note_is_a_line() -> None:
     assert rendered(at(events.Note, text="Pulling x")) == b"Pulling x\n"
+
+
+@pytest.mark.parametrize(
+    ("pid", "others", "who"),
+    [
+        (None, (), "another process has"),
+        (7, (), "process 7 has"),
+        (7, (8,), "processes 7 and 8 have"),
+        (7, (8, 9), "processes 7, 8 and 9 have"),
+    ],
+)
+def test_a_wait_says_for_what_and_who_has_had_it_since_when(
+    pid: int | None, others: tuple[int, ...], who: str
+) -> None:
+    since = datetime(2026, 11, 25, 10, 2, 3, tzinfo=UTC)
+    event = at(events.Waiting, what="cache 'c'", pid=pid, since=since, others=others)
+    line = f"Waiting for cache 'c', which {who} had since 10:02:03 UTC\n"
+    assert rendered(event) == line.encode()
 
 
 @pytest.mark.anyio

@@ -6,12 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from support.builds import Call, Events, Parts, Script, ScriptedSandbox, open_parts, stage
 
 from obuilder import locks
 from obuilder.errors import BuildError, CommandFailed, SandboxError
-from obuilder.events import Event, Waiting
+from obuilder.events import Waiting
 from obuilder.types import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -21,25 +22,12 @@ SPEC = stage("((from b) (run (shell first)) (run (shell slow)))")
 BEGUN = b"first\nbegun\n"
 
 
-class Watched(Events):
-    """`waited` is set when a wait is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waited = anyio.Event()
-
-    def __call__(self, event: Event) -> None:
-        super().__call__(event)
-        if isinstance(event, Waiting):
-            self.waited.set()
-
-
 class Pair:
     """Two builders on one store, as two processes have them; the first makes a slow step."""
 
     def __init__(self, ending: Callable[[Call], Awaitable[None]] | None = None) -> None:
         self.may_end, self.second_ended = anyio.Event(), anyio.Event()
-        self.one, self.two = Watched(), Watched()
+        self.one, self.two = Events(), Events()
         self.errors: list[BaseException | None] = [None, None]
         self.cancel_first = anyio.CancelScope()
         self._ending = ending
@@ -161,11 +149,47 @@ async def test_a_long_wait_is_told_with_who_is_waited_for(
     monkeypatch.setattr(locks, "TELL_AFTER_S", 0.0)
     pair = Pair()
     async with pair.both_running(tmp_path / "store"):
-        await pair.two.waited.wait()
+        await pair.two.wait_for_event(Waiting)
         pair.may_end.set()
     (waiting,) = [event for event in pair.two.seen if isinstance(event, Waiting)]
     assert (waiting.what, waiting.pid) == ("the same step", os.getpid())
     assert not [event for event in pair.one.seen if isinstance(event, Waiting)]
+
+
+async def test_a_hundred_clients_of_a_step_elsewhere_use_no_thread_and_leave_alone(
+    tmp_path: Path,
+) -> None:
+    pair = Pair()
+    scopes, clients = [anyio.CancelScope() for _ in range(100)], [Events() for _ in range(100)]
+    left = [anyio.Event() for _ in range(100)]
+    got: list[int] = []
+    async with pair.both_running(tmp_path / "store"):
+        async with (
+            open_parts(tmp_path / "store") as parts,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def build(number: int) -> None:
+                with scopes[number]:
+                    await parts.builder.build(SPEC, clients[number].context())
+                    got.append(number)
+                left[number].set()
+
+            for number in range(100):
+                tasks.start_soon(build, number)
+            for each in clients:
+                await each.wait_for(BEGUN)
+            await anyio.wait_all_tasks_blocked()
+            assert anyio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            for number in range(0, 100, 2):
+                scopes[number].cancel()
+                await left[number].wait()
+                assert scopes[number].cancelled_caught
+                assert sum(each.is_set() for each in left) == number // 2 + 1
+            assert got == []
+            pair.may_end.set()
+        assert sorted(got) == list(range(1, 100, 2))
+    assert {each.output for each in clients[1::2]} == {BEGUN + b"ended\n"}
 
 
 async def test_a_locked_cache_has_one_user_at_a_time(
@@ -188,7 +212,7 @@ async def test_a_locked_cache_has_one_user_at_a_time(
 
     numbers = range(5)
     scripts: dict[str, Script] = {f"use {number}": use for number in numbers}
-    watched = Watched()
+    watched = Events()
     async with AsyncExitStack() as stack:
         parts = []
         for _ in numbers:
@@ -201,7 +225,7 @@ async def test_a_locked_cache_has_one_user_at_a_time(
                     spec = stage(f'((from b) (run {locked} (shell "use {number}")))')
                     tasks.start_soon(parts[number].builder.build, spec, watched.context())
                 await begun.wait()
-                await watched.waited.wait()
+                await watched.wait_for_event(Waiting)
                 may_end.set()
         async with parts[0].store.cache("c", user=ROOT) as cache:
             assert (cache / "lines").read_text() == "line\n" * len(numbers)

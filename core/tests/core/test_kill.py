@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 from support.builds import BusyboxFetcher, Events, Parts, open_parts, stage
-from support.containers import child_that_says
+from support.containers import child_that_says, processes_in
 
 from obuilder._core.build import BuildResult
 from obuilder_sandbox_runc import RuncSandbox
@@ -86,18 +86,6 @@ async def build_to_the_end(parts: Parts) -> tuple[BuildResult, Events]:
     return results[0], seen
 
 
-def containers(store: Path) -> list[int]:
-    """Processes whose root is, or is below, the store's temporary results."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if str(store / "result-tmp") in (entry / "mountinfo").read_text():
-                found.append(int(entry.name))
-        except (OSError, ValueError):
-            continue
-    return found
-
-
 def secrets_below(store: Path) -> list[Path]:
     files = (path for path in store.rglob("*") if path.is_file())
     return [path for path in files if SECRET in path.read_bytes()]
@@ -116,7 +104,7 @@ async def test_after_a_kill_the_next_builder_removes_all_and_builds(
             for place in ("result-tmp", "cache-tmp", "state/locks", "state/sandbox/runc/bundles"):
                 assert os.listdir(store / place) == []
             assert await parts.sandbox.leftovers() == []
-            assert containers(store) == []
+            assert processes_in(store / "result-tmp") == []
             assert secrets_below(store) == []
             result, seen = await build_to_the_end(parts)
             assert [cached for _, cached in seen.steps] == [True, True, False]
@@ -164,4 +152,4 @@ async def test_a_second_builder_waits_and_takes_over_when_the_first_is_killed(
                 (running / "rootfs" / "go").touch()
         assert results[0].path.exists()
         assert await parts.sandbox.leftovers() == []
-        assert containers(store) == []
+        assert processes_in(store / "result-tmp") == []

@@ -67,6 +67,16 @@ def build(
         int | None,
         typer.Option("--jobs", "-j", min=1, metavar="N", help="Make at most N steps at once."),
     ] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--max-steps",
+            min=1,
+            max=500,
+            metavar="N",
+            help="Wait while all processes of the store make N steps.",
+        ),
+    ] = None,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="After a failure, make what does not depend on it.")
     ] = False,
@@ -79,6 +89,7 @@ def build(
     from obuilder._cli import inputs  # noqa: PLC0415
 
     own = [f"build.jobs={jobs}"] if jobs is not None else []
+    own += [f"build.max-steps={max_steps}"] if max_steps is not None else []
     own += ["build.keep-going=true"] if keep_going else []
     settings = options.then(GlobalOptions(option=own)).settings()
     source = inputs.source_directory(source_dir)

@@ -68,12 +68,21 @@ def _bytes(event: events.Event) -> bytes:
             line = f'---> using "{id}" from cache' if cached else f'---> saved as "{id}"'
         case events.Note(text=text):
             line = text
-        case events.Waiting(what=what, pid=pid, since=since):
-            who = f"process {pid}" if pid else "another process"
-            line = f"Waiting for {what}, which {who} has had since {since:%H:%M:%S} UTC"
+        case events.Waiting():
+            line = _waiting(event)
         case events.BuildFinished(id=id):
             line = f'Got: "{id}"'
         case _:
             # An event of a later release: this output has no line for it.
             return b""
     return f"{line}\n".encode("utf-8", "surrogateescape")
+
+
+def _waiting(event: events.Waiting) -> str:
+    since = f"since {event.since:%H:%M:%S} UTC"
+    if event.others:
+        *first, last = (str(pid) for pid in (event.pid, *event.others))
+        who = f"processes {', '.join(first)} and {last} have"
+    else:
+        who = f"process {event.pid} has" if event.pid else "another process has"
+    return f"Waiting for {event.what}, which {who} had {since}"

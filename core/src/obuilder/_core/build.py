@@ -24,6 +24,7 @@ from obuilder._core.prune import Pruner
 from obuilder._core.recovery import recover
 from obuilder._core.reserve import Reserve
 from obuilder._core.saved_env import read_env
+from obuilder._core.slots import Limits, check_count
 from obuilder._core.stages import Stages, Wanted
 from obuilder._core.steps import Backends, run_step
 from obuilder._core.telling import Telling
@@ -80,7 +81,7 @@ class Builder:
     still run and releases the database; the backends stay the caller's.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the options of one door, by keyword
         self,
         store: Store[Any],
         sandbox: Sandbox[Any],
@@ -89,12 +90,17 @@ class Builder:
         observer: Observer | None = None,
         platform: str | None = None,
         jobs: int | None = None,
+        max_steps: int | None = None,
     ) -> None:
         """`platform` (`OS/ARCH`) is that of builds that say none; default: this machine's.
 
         `jobs`: how many steps are made at once; 1: the stages of a build in turn. None: any number.
+        `max_steps`: how many by all the processes of the store that say so, 1 to 500; ValueError
+        for others. None: any number.
         """
-        self._jobs = jobs
+        if max_steps is not None:
+            check_count("max_steps", max_steps)
+        self._limits = Limits(jobs=jobs, max_steps=max_steps)
         self._backends = Backends(store=store, sandbox=sandbox, fetcher=fetcher)
         self._store = store
         self._observer = observer
@@ -123,7 +129,7 @@ class Builder:
             locks=locks,
             inflight=Inflight(self._tasks),
             reserve=self._reserve,
-            jobs=self._jobs,
+            limits=self._limits,
         )
         self._pruner = Pruner(self._store, self._database, locks, reserve=self._reserve)
         self._mover = Mover(self._backends, self._database, locks)
@@ -182,7 +188,7 @@ class Builder:
             ),
             shell=self._backends.sandbox.default_shell,
             # Those of one name could not be told apart.
-            side_by_side=self._jobs != 1 and not _has_namesakes(spec),
+            side_by_side=self._limits.jobs != 1 and not _has_namesakes(spec),
             keep_going=context.keep_going,
         )
         telling = Telling(context.on_event)

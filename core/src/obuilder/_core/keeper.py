@@ -21,14 +21,19 @@ from obuilder._core.inflight import Followers, Inflight, Outcome
 from obuilder._core.pieces import Sink, Wait, telling
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
 from obuilder._core.reserve import Reserve
+from obuilder._core.slots import Limits, Slots
+from obuilder._core.step_caches import locked_caches
 from obuilder._core.steps import Backends, Step
 from obuilder.errors import BackendError, BuildError, CommandFailed, ObuilderError, StoreError
 from obuilder.locks import Locks, use_lock
-from obuilder.types import Holder, Id
+from obuilder.types import Holder, Id, Leftover
 
 __all__ = ["Keeper"]
 
 _logger = logging.getLogger(__name__)
+
+DYING_S = 1.0
+"""How long the kernel may take to free all locks of a process, seconds."""
 
 
 class Keeper:
@@ -49,9 +54,10 @@ class Keeper:
         locks: Locks,
         inflight: Inflight,
         reserve: Reserve,
-        jobs: int | None = None,
+        limits: Limits,
     ) -> None:
-        self._slots = anyio.CapacityLimiter(math.inf if jobs is None else jobs)
+        self._jobs = anyio.CapacityLimiter(math.inf if limits.jobs is None else limits.jobs)
+        self._slots = Slots(locks, limits.max_steps)
         self._backends = backends
         self._store = backends.store
         self._database = database
@@ -123,9 +129,9 @@ class Keeper:
                 return replace(found, told=await elsewhere.saved())
             await elsewhere.failed()
             self._check_begin()
-            await held.enter_async_context(self._slots)
-            self._check_begin()  # it may have been a long wait
             await self._end_orphans(step.id)
+            await held.enter_async_context(self._turn(step, followers))
+            self._check_begin()  # it may have been a long wait
             await anyio.to_thread.run_sync(self._reserve.keep)
             begun = time.monotonic()
             async with self._store.build(step.id, base=step.base) as directory:
@@ -139,6 +145,23 @@ class Keeper:
                 raise StoreError(f"result {step.id} was saved and is not there")
             self.misses += 1
             return Outcome(path=saved, cached=False)
+
+    @asynccontextmanager
+    async def _turn(self, step: Step, followers: Followers) -> AsyncIterator[None]:
+        """All that a step waits for before it is made, for the block.
+
+        Every step takes its locks in one order, the id's, those of caches, the job, the slot:
+        so no two wait for each other. What many want comes last: who has a slot works, and
+        waits for nobody who waits for one.
+        """
+        async with (
+            locked_caches(self._locks, step.caches, tell=followers.tell),
+            self._jobs,
+            self._slots.hold(on_wait=telling(self._slots.what, followers.tell)) as left,
+        ):
+            if left:
+                await self._end_containers_of_dying()
+            yield
 
     def _check_begin(self) -> None:
         if self.drains:
@@ -195,8 +218,26 @@ class Keeper:
         # its container may live on and write where the new result is to be made.
         for leftover in await self._backends.sandbox.leftovers():
             if leftover.key == id:
-                _logger.warning("removing a %s that a dead builder left: %s", leftover.kind, id)
-                await self._backends.sandbox.discard(leftover)
+                await self._end_orphan(leftover)
+
+    async def _end_containers_of_dying(self) -> None:
+        # What the one that died with our slot has left running is one step too many. Its locks
+        # are not all freed at one moment: some of it may not look dead yet.
+        for leftover in await self._backends.sandbox.leftovers():
+            holder = self._locks.holder(leftover.key)
+            if holder is not None and holder.pid is not None:
+                continue  # it lives
+            async with AsyncExitStack() as held:
+                dead = False
+                with anyio.move_on_after(DYING_S):
+                    await held.enter_async_context(self._locks.hold(leftover.key))
+                    dead = True
+                if dead and leftover in await self._backends.sandbox.leftovers():
+                    await self._end_orphan(leftover)
+
+    async def _end_orphan(self, leftover: Leftover) -> None:
+        _logger.warning("removing a %s that a dead builder left: %s", leftover.kind, leftover.key)
+        await self._backends.sandbox.discard(leftover)
 
     async def _write_side_file(self, directory: Path, step: Step, record: StepRecord) -> None:
         path = directory / SIDE_FILE

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from obuilder._core.options import Value, fill, option_names, unknown_key
+from obuilder._core.slots import check_count
 
 __all__ = [
     "BUILD",
@@ -32,12 +33,17 @@ class BuildSettings:
     jobs: int = 0
     """How many steps are made at once; 0: as many as there are processors."""
 
+    max_steps: int | None = None
+    """How many are made at once by all processes of the store together; None: any number."""
+
     keep_going: bool = False
     """After a failure, make the stages that do not depend on it all the same."""
 
     def __post_init__(self) -> None:
         if self.jobs < 0:
             raise ValueError(f"jobs must be 0 or more, not {self.jobs}")
+        if self.max_steps is not None:
+            check_count("max-steps", self.max_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

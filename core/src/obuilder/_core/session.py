@@ -210,6 +210,7 @@ async def _open(stack: AsyncExitStack, session: _Session) -> Builder:
         observer=plugins.hooks(settings.plugins.disable),
         platform=settings.platform,
         jobs=settings.build.jobs or _processors(),
+        max_steps=settings.build.max_steps,
     )
     return await stack.enter_async_context(builder)
 

@@ -1,38 +1,46 @@
 """The caches of a step: private copies, and one user at a time for those that ask for it."""
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from obuilder._core.build_log import StepLog
-from obuilder._core.pieces import telling
+from obuilder._core.pieces import Wait, telling
 from obuilder.interfaces import Store
 from obuilder.locks import Locks
 from obuilder.spec import ast
 from obuilder.types import Mount, User
 
-__all__ = ["mounted_caches"]
+__all__ = ["locked_caches", "mounted_caches"]
 
 _LOCKED = ("sharing", "locked")
+
+
+@asynccontextmanager
+async def locked_caches(
+    locks: Locks, caches: Sequence[ast.Cache], *, tell: Callable[[Wait], None]
+) -> AsyncIterator[None]:
+    """Have alone, for the block, those caches that ask for it. StoreError.
+
+    With BuildKit's option `sharing` `locked`, no other step that says so too has the cache,
+    in any process; all others have private copies, of which the first that is released wins.
+    """
+    async with AsyncExitStack() as held:
+        # In one order for all, so that no two wait for each other.
+        for name in sorted({cache.id for cache in caches if _LOCKED in cache.buildkit_options}):
+            on_wait = telling(f"cache {name!r}", tell)
+            await held.enter_async_context(locks.hold(_lock(name), on_wait=on_wait))
+        yield
 
 
 @asynccontextmanager
 async def mounted_caches(
     store: Store[Any], caches: Sequence[ast.Cache], *, user: User, log: StepLog
 ) -> AsyncIterator[tuple[Mount, ...]]:
-    """The mounts of a step's caches, for the block. StoreError.
-
-    With BuildKit's option `sharing` `locked`, no other step that says so too has the cache,
-    in any process; all others have private copies, of which the first that is released wins.
-    """
+    """The mounts of a step's caches, private copies, for the block. StoreError."""
     async with AsyncExitStack() as held:
-        locks = Locks(store.state_dir / "locks")
-        # In one order for all, so that no two wait for each other.
-        for name in sorted({cache.id for cache in caches if _LOCKED in cache.buildkit_options}):
-            on_wait = telling(f"cache {name!r}", log.tell)
-            await held.enter_async_context(locks.hold(_lock(name), on_wait=on_wait))
         mounts = []
         for cache in caches:
             path = await held.enter_async_context(_copy(store, cache.id, user=user, log=log))

@@ -62,6 +62,10 @@ class Step(Protocol):
     def base(self) -> Id | None:
         """The result that it starts from."""
 
+    @property
+    def caches(self) -> Sequence[ast.Cache]:
+        """What it has mounted."""
+
     async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:
         """Make the result in `directory`, a clone of the base; the duration is left 0."""
 
@@ -73,6 +77,7 @@ class ImportStep:
     text: str
     context: FetchContext
     base: None = None
+    caches: tuple[()] = ()
     kind: str = "from"
 
     @property
@@ -125,9 +130,13 @@ class RunStep:
     record: StepRecord
     kind: str = "run"
 
+    @property
+    def caches(self) -> Sequence[ast.Cache]:
+        return self.op.cache
+
     async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:
         user = self.config.user
-        async with mounted_caches(backends.store, self.op.cache, user=user, log=log) as mounts:
+        async with mounted_caches(backends.store, self.caches, user=user, log=log) as mounts:
             config = replace(self.config, mounts=mounts)
             await backends.sandbox.run(config, directory / "rootfs", log=log)
         return self.record
@@ -174,6 +183,7 @@ class CopyStep:
     dst: str
     user: User
     record: StepRecord
+    caches: tuple[()] = ()
     kind: str = "copy"
 
     async def make(self, backends: Backends, directory: Path, log: StepLog) -> StepRecord:

@@ -64,8 +64,8 @@ class Telling:
                 await self._tell(events.Output, data=data)
             case str(text):
                 await self._tell(events.Note, text=text)
-            case Wait(what=what, holder=Holder(pid=pid, since=since)):
-                await self._tell(events.Waiting, what=what, pid=pid, since=since)
+            case Wait(what=what, holder=Holder(pid=pid, since=since, others=others)):
+                await self._tell(events.Waiting, what=what, pid=pid, since=since, others=others)
 
     async def step_finished(self, id: Id, *, cached: bool) -> None:
         await self._tell(events.StepFinished, id=id, cached=cached)
