@@ -6,12 +6,12 @@ forget, and a copy-on-write file system writes whatever it changes. A file of
 found to be full, and made again before anything is built.
 """
 
-import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from obuilder._core.disk import FULL_NUMBERS, full, has_room, is_full
+from obuilder.durable import sync_file_system
 
 __all__ = ["RESERVE_BYTES", "Reserve"]
 
@@ -37,7 +37,8 @@ class Reserve:
                 # xfs frees a removed file some time later, a truncated one at once.
                 os.truncate(self._path, 0)
             self._path.unlink()
-        _sync(self._path.parent)
+        # It ends the transaction: only then does btrfs let others have what was freed.
+        sync_file_system(self._path.parent)
 
     def keep(self) -> None:
         """See to it that there is a reserve, and some room beside. StoreError if not; OSError."""
@@ -65,15 +66,3 @@ class Reserve:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    """End the file system's transaction: only then does btrfs let others have what was freed."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(directory))
-    finally:
-        os.close(descriptor)
