@@ -18,6 +18,8 @@ from support.kill_checks import Tree, look_at, wrong_results
 from support.kill_operations import Place
 from support.power import Disk, disk_in
 
+from obuilder.durable import sync_directory
+
 CUTS = int(os.environ.get("OBUILDER_CUTS", "4"))
 PER_RUN = 8
 STORES = {"rsync-ext4": "ext4", "rsync-xfs": "xfs", "reflink-xfs": "xfs", "btrfs-btrfs": "btrfs"}
@@ -25,7 +27,7 @@ STORES = {"rsync-ext4": "ext4", "rsync-xfs": "xfs", "reflink-xfs": "xfs", "btrfs
 STEP = (
     '(run (cache (shared (target /c))) (shell "echo begin {name}; for i in 1 2 3 4; do'
     " yes {name}-$i | head -c 300000 > /{name}-$i; done; mkdir -p /d/{name};"
-    ' cp /{name}-1 /d/{name}/copy; yes {name} | head -c 50000 > /c/{name}; echo end {name}"))'
+    ' cp /{name}-1 /d/{name}/copy; yes {name} | head -c 50000 > /c/{name}-c; echo end {name}"))'
 )
 
 pytestmark = pytest.mark.timeout(120 + 20 * CUTS)
@@ -71,15 +73,42 @@ def cut_while_building(obuilder: Command, disk: Disk, chance: random.Random, cou
         number += 1
 
 
+def place_on(disk: Disk, obuilder: Command, request: pytest.FixtureRequest) -> Place:
+    """A store on the disk, which the command uses from now on."""
+    driver = request.node.callspec.params["disk"].partition("-")[0]
+    place = Place(driver=driver, directory=disk.mounted, backend="asyncio")
+    obuilder.store = f"{driver}:{place.root}"
+    return place
+
+
+@pytest.mark.parametrize("disk", STORES, indirect=True)
+def test_what_is_saved_is_on_the_disk_with_all_its_files(
+    disk: Disk, obuilder: Command, request: pytest.FixtureRequest
+) -> None:
+    place = place_on(disk, obuilder, request)
+    with disk.powered():
+        # A cache that is released is on the disk too, and what was written before it.
+        text = spec(0, "a").replace("(cache (shared (target /c)))", "").replace("> /c/", "> /")
+        build = started(obuilder, text, "spec-a")
+        _, complaint = build.communicate(timeout=LIMIT_S)
+        assert build.returncode == 0, complaint
+        # The names are made to last, and with them what they need; nothing asks for the files.
+        sync_directory(place.root / "result")
+        disk.cut()
+        good = {name: each.results for name, each in look_at(place).items()}
+    with disk.powered(disk.cuts[0]):
+        look = look_at(place)
+        assert wrong_results(look, good) == []
+        assert look["store"].results.keys() == good["store"].keys()
+
+
 @pytest.mark.parametrize("disk", STORES, indirect=True)
 def test_after_a_power_cut_every_result_is_whole_and_known(
     disk: Disk, obuilder: Command, request: pytest.FixtureRequest
 ) -> None:
-    driver = request.node.callspec.params["disk"].partition("-")[0]
-    place = Place(driver=driver, directory=disk.mounted, backend="asyncio")
-    obuilder.store = f"{driver}:{place.root}"
+    place = place_on(disk, obuilder, request)
     seed = int(os.environ.get("OBUILDER_SEED", "1"))
-    chance = random.Random(f"{seed}-{driver}")
+    chance = random.Random(f"{seed}-{request.node.callspec.id}")
     wrong: list[str] = []
     seen = 0
     for begin in range(0, CUTS, PER_RUN):

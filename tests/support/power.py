@@ -17,10 +17,11 @@ __all__ = ["Disk", "disk_in"]
 
 SIZE_BYTES = 640 << 20
 # They commit every second, not every 5 or 30: more cuts fall between a commit and its data.
-_OPTIONS = {"ext4": "commit=1", "btrfs": "commit=1", "xfs": "defaults"}
+# `nouuid`: somebody's mount namespace may keep the disk that was unmounted for a while.
+_OPTIONS = {"ext4": "commit=1", "btrfs": "commit=1", "xfs": "nouuid"}
 _MKFS = {
     "ext4": ("mkfs.ext4", "-q", "-E", "lazy_itable_init=0"),
-    "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
+    "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1", "-s", "size=4096"),
     "btrfs": ("mkfs.btrfs", "--quiet"),
 }
 
@@ -49,7 +50,9 @@ class Disk:
     @contextmanager
     def powered(self, image: Path | None = None) -> Iterator[Path]:
         """Mount the disk, or one that was cut off, for the block."""
-        device = _run("losetup", "--direct-io=on", "--find", "--show", str(image or self.image))
+        # Sectors as large as the blocks that the image shares with its copies.
+        options = ("--direct-io=on", "--sector-size=4096", "--find", "--show")
+        device = _run("losetup", *options, str(image or self.image))
         try:
             if self.kind == "btrfs":
                 # It knows the disk by what its newest copy said.
