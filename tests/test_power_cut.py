@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from support.command import LIMIT_S, SHELL_LINES, Command
 from support.kill_checks import Tree, look_at, wrong_results
-from support.kill_operations import Place
+from support.kill_places import Place
 from support.power import Disk, disk_in
 
 from obuilder.durable import sync_directory
 
-CUTS = int(os.environ.get("OBUILDER_CUTS", "4"))
+CUTS = int(os.environ.get("OBUILDER_CUTS", "2"))
 PER_RUN = 8
 STORES = {"rsync-ext4": "ext4", "rsync-xfs": "xfs", "reflink-xfs": "xfs", "btrfs-btrfs": "btrfs"}
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from support.kill_operations import OPERATIONS, SECRET, Place, checking, opened
+from support.kill_operations import OPERATIONS, SECRET
+from support.kill_places import Place, checking, opened
 from support.kill_points import DurableSteps, in_process
 
 from obuilder.errors import DatabaseError
