@@ -20,7 +20,7 @@ help:
 	@echo "make format   let ruff lay out the code"
 	@echo "make bench    measure start-up, lines per file, reading specs, locks"
 	@echo "make fuzz     fuzz the spec language by coverage (SECONDS=60)"
-	@echo "make stress   many builds at once, and 200 kills (-9) over builds"
+	@echo "make stress   many builds at once, kills (-9) and power cuts over builds"
 	@echo "make lock     make requirements.lock anew"
 	@echo "make clean    remove what the other targets made"
 
@@ -59,10 +59,12 @@ format: venv
 fuzz:
 	@scripts/fuzz $(SECONDS)
 
-# By hand: 200 kills take 10 minutes, 400 builds a few.
+# By hand: 200 kills take 10 minutes, 400 builds a few, 2,000 kill points an hour.
 stress: venv system
-	OBUILDER_STRESS=400 OBUILDER_STORM=100 $(BIN)/python -m pytest -q --timeout=3600 \
-		tests/test_stress.py tests/test_kill_storm.py
+	OBUILDER_STRESS=400 OBUILDER_STORM=100 OBUILDER_CUTS=100 OBUILDER_KILL_STRIDE=1 \
+		OBUILDER_KILL_STORES=rsync,btrfs,reflink $(BIN)/python -m pytest -q -rP --timeout=7200 \
+		tests/test_stress.py tests/test_kill_storm.py tests/test_kill_points.py \
+		tests/test_power_cut.py
 
 bench: venv
 	$(BIN)/python benchmarks/startup.py

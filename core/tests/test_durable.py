@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from obuilder.durable import sync_directory, write_file
+from obuilder.durable import sync_directory, sync_file_system, write_file
 
 
 def test_a_file_is_written_with_its_mode(tmp_path: Path) -> None:
@@ -80,3 +80,9 @@ def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
         write_file(tmp_path / "missing" / "file", b"")
     with pytest.raises(FileNotFoundError):
         sync_directory(tmp_path / "missing")
+
+
+def test_syncing_a_file_system_fails_where_there_is_none(tmp_path: Path) -> None:
+    sync_file_system(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        sync_file_system(tmp_path / "missing")

@@ -8,8 +8,9 @@ For authors of stores. Layout, shared with OBuilder::
     ROOT/cache-tmp/…     private copies of caches
     ROOT/state/          the database, locks, records of the caches
 
-A result is saved by one rename from `result-tmp` to `result`: after a crash it
-is whole or not there. It is deleted by the rename back, then removed.
+A result is saved by one rename from `result-tmp` to `result`, once all of it is on
+the disk: after a crash, a power cut too, it is whole or not there. It is
+deleted by the rename back, then removed.
 """
 
 import errno
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import anyio.to_thread
 
+from obuilder.durable import sync_file_system
 from obuilder.errors import ConfigError, ProcessError, StoreError
 from obuilder.interfaces import Store
 from obuilder.named_cache import CacheNaming, NamedCaches
@@ -129,7 +132,15 @@ class DirectoryStore(Store[C]):
         """Remove a directory whole; nothing if it is gone. StoreError."""
 
     async def publish(self, temporary: Path, result: Path) -> None:
-        """Make a finished build a result. StoreError; then there is no result."""
+        """Make a finished build a result. StoreError; then there is no result.
+
+        All of it is on the disk first: a file system may keep the rename through a power cut
+        and lose what was in the files.
+        """
+        try:
+            await anyio.to_thread.run_sync(sync_file_system, temporary.parent)
+        except OSError as error:
+            raise StoreError(f"cannot write {temporary} to disk: {error.strerror}") from error
         _rename(temporary, result)
 
     async def withdraw(self, result: Path, temporary: Path) -> None:

@@ -1,10 +1,11 @@
 """Writing a file that survives a crash: whole and old, or whole and new."""
 
 import contextlib
+import ctypes
 import os
 from pathlib import Path
 
-__all__ = ["sync_directory", "write_file"]
+__all__ = ["sync_directory", "sync_file_system", "write_file"]
 
 
 def sync_directory(path: Path) -> None:
@@ -12,6 +13,22 @@ def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: Path) -> None:
+    """Have all that was written to the file system of a directory on its disk. Blocking.
+
+    By syncfs(2): one call, however many files there are, but it waits for what others wrote too.
+    Raises OSError, also for what could not be written since the last call.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Protocol
 
 import anyio
+import anyio.to_thread
 
-from obuilder.durable import write_file
+from obuilder.durable import sync_file_system, write_file
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.locks import Locks, Trace
 from obuilder.types import Leftover, LeftoverKind, User
@@ -33,6 +34,7 @@ __all__ = [
     "damaged_records",
     "escape_name",
     "remove_record",
+    "remove_unfinished",
     "unescape_name",
 ]
 
@@ -147,8 +149,9 @@ class NamedCaches:
         """Make a copy the current version, under the cache's lock. StoreError or OSError.
 
         A version that was there is replaced, and may lie at `copy` afterwards,
-        where it is removed next. A crash must leave one or the other whole.
+        where it is removed next. A crash, or a power cut, must leave one or the other whole.
         """
+        await anyio.to_thread.run_sync(sync_file_system, self._copies)
         if current.exists():
             _exchange(copy, current)
         else:
@@ -304,6 +307,17 @@ def remove_record(state_dir: Path, file_name: str) -> bool:
         if free and _fault(path):
             path.unlink()
         return free
+
+
+def remove_unfinished(state_dir: Path) -> None:
+    """Remove what processes that died left of records they were writing. Blocking; OSError.
+
+    Those of caches that are in use are left: there one may be being written.
+    """
+    directory = state_dir / _RECORDS
+    for name in os.listdir(directory) if directory.is_dir() else ():
+        if _UNFINISHED.fullmatch(name):
+            remove_record(state_dir, name)
 
 
 @contextmanager

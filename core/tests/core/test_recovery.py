@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -227,3 +228,101 @@ async def test_opening_twice_and_again_leaks_nothing(store: Path) -> None:
             pass
     assert len(descriptors()) == len(before)
     assert os.listdir(store / "state" / "locks") == []
+
+
+def was_not_closed(store: Path) -> None:
+    """As if the power had been cut while a builder had the database open."""
+    (store / "state/db/db.sqlite-wal").touch()
+
+
+async def test_a_deleted_result_that_the_database_was_not_told_of_is_forgotten(
+    store: Path,
+) -> None:
+    ids = await built(store)
+    before = rows(store)
+    for id in ids[1:]:
+        shutil.rmtree(store / "result" / id)
+    # Of the one that has a child here the database still needs to know.
+    died_holding(store, ids[1])
+    async with open_parts(store):
+        assert rows(store) == before
+    died_holding(store, ids[2])
+    async with open_parts(store):
+        assert [(id, rc) for id, rc, _ in rows(store)] == [(ids[0], 1), (ids[1], 0)]
+
+
+async def test_what_a_power_cut_made_the_database_forget_is_known_again(store: Path) -> None:
+    ids = await built(store)
+    before = rows(store)
+    for id in reversed(ids[1:]):
+        forget(store, id)
+    was_not_closed(store)
+    async with open_parts(store):
+        assert rows(store) == before
+
+
+async def test_deletions_that_a_power_cut_made_the_database_forget_are_known_again(
+    store: Path,
+) -> None:
+    ids = await built(store)
+    for id in ids[1:]:
+        shutil.rmtree(store / "result" / id)
+    was_not_closed(store)
+    async with open_parts(store):
+        assert rows(store) == [(ids[0], 0, None)]
+
+
+async def test_a_store_that_lists_no_results_is_not_taken_for_one_whose_results_are_gone(
+    store: Path,
+) -> None:
+    await built(store)
+    before = rows(store)
+    (store / "result").rename(store / "unmounted")
+    was_not_closed(store)
+    async with open_parts(store):
+        assert rows(store) == before
+
+
+async def test_what_a_live_process_is_saving_is_left_to_it(store: Path) -> None:
+    ids = await built(store)
+    before = rows(store)
+    forget(store, ids[2])
+    was_not_closed(store)
+    async with Locks(store / "state/locks").hold(ids[2]), open_parts(store):
+        assert rows(store) == [*before[:1], (ids[1], 0, ids[0])]
+    was_not_closed(store)
+    async with open_parts(store):
+        assert rows(store) == before
+
+
+async def test_a_database_that_is_not_there_is_made_from_the_results(store: Path) -> None:
+    await built(store)
+    before = rows(store)
+    (store / "state/db/db.sqlite").unlink()
+    async with open_parts(store):
+        assert rows(store) == before
+
+
+async def test_what_a_rebuild_that_was_killed_left_is_removed_and_nothing_forgotten(
+    store: Path,
+) -> None:
+    ids = await built(store)
+    before = rows(store)
+    forget(store, ids[2])
+    for part in ("", "-wal", "-shm"):
+        (store / f"state/db/db.sqlite.new{part}").touch()
+    async with open_parts(store):
+        assert rows(store) == before
+    assert os.listdir(store / "state/db") == ["db.sqlite"]
+
+
+async def test_a_record_of_a_cache_that_was_being_written_is_removed_unless_it_still_is(
+    store: Path,
+) -> None:
+    await built(store)
+    unfinished = store / "state/caches/.c.17.tmp"
+    unfinished.write_bytes(b"{")
+    async with Locks(store / "state/locks").hold("users-c", shared=True), open_parts(store):
+        assert unfinished.exists()
+    async with open_parts(store):
+        assert not unfinished.exists()

@@ -18,7 +18,10 @@ from obuilder._core.db_guard import sharing
 from obuilder._core.record import StepRecord
 from obuilder.types import Id
 
-__all__ = ["Database", "database_file", "time_text"]
+__all__ = ["NEW_DATABASE", "Database", "database_file", "time_text"]
+
+NEW_DATABASE = ".new"
+"""Behind the name of a database that is being made to take its place."""
 
 T = TypeVar("T")
 
@@ -36,7 +39,11 @@ def database_file(state_dir: Path) -> Path:
 class Database:
     """One connection, used by one thread at a time; every method may raise DatabaseError."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, *, may_lack: bool = False
+    ) -> None:
+        self.may_lack = may_lack
+        """Whether it may have lost what it was told last, or be new beside results that are not."""
         self._connection = connection
         self._path = path
         self._one_at_a_time = anyio.CapacityLimiter(1)
@@ -49,8 +56,9 @@ class Database:
             with naming_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 used.enter_context(sharing(path.parent))
+            may_lack = not _was_closed(path)
             connection = await anyio.to_thread.run_sync(connect, path)
-            database = cls(connection, path)
+            database = cls(connection, path, may_lack=may_lack)
             try:
                 yield database
             finally:
@@ -165,6 +173,24 @@ class Database:
         """What was built directly on a result."""
         return await self._ids("SELECT id FROM builds WHERE parent = ?", (id,))
 
+    async def parents(self) -> dict[Id, Id | None]:
+        """Every result that the database knows, with what it was built on."""
+
+        def work() -> dict[Id, Id | None]:
+            return dict(self._connection.execute("SELECT id, parent FROM builds").fetchall())
+
+        return await self._run(work)
+
+    async def remove_unfinished(self) -> None:
+        """Remove what a rebuild that was killed left. None can be under way: this one is open."""
+
+        def work() -> None:
+            for part in ("", "-wal", "-shm", "-journal"):
+                name = f"{self._path.name}{NEW_DATABASE}{part}"
+                self._path.with_name(name).unlink(missing_ok=True)
+
+        await self._run(work)
+
     async def unused(self, *, before: datetime | None, limit: int) -> list[Id]:
         """Results without children, last used before a time (None: any), oldest first."""
         time = time_text(before) if before else _NEVER
@@ -214,6 +240,14 @@ class Database:
             if self._connection.in_transaction:  # a full disk has rolled some back already
                 self._connection.execute("ROLLBACK")
             raise
+
+
+def _was_closed(path: Path) -> bool:
+    # The last to close it writes all of it to the disk, and removes the `-wal`. While that is
+    # there others have it open, or had; a rebuild that was killed leaves its unfinished one.
+    return path.exists() and not any(
+        path.with_name(path.name + end).exists() for end in ("-wal", NEW_DATABASE)
+    )
 
 
 def _now() -> str:

@@ -14,6 +14,7 @@ from obuilder._core.db_repair import RepairDatabase
 from obuilder._core.findings import Code, Finding
 from obuilder._core.judging import is_id, judge_result
 from obuilder._core.record import read_side_file
+from obuilder._core.recovery import parents_first
 from obuilder._core.survey import locks_of
 from obuilder.errors import BackendError
 from obuilder.interfaces import Sandbox, Store
@@ -21,7 +22,7 @@ from obuilder.locks import Locks
 from obuilder.named_cache import remove_record
 from obuilder.types import Id
 
-__all__ = ["Mender", "parents_first"]
+__all__ = ["Mender"]
 
 _IN_USE = "it is in use"
 _REBUILD_FIRST = "the database must be made again first"
@@ -141,16 +142,3 @@ class Mender:
             await self._store.delete(id)
             await database.remove(id)
         return None
-
-
-def parents_first(parents: Mapping[Id, Id | None]) -> list[Id]:
-    """The keys, each after the one that it maps to, if that is a key too. Of a circle: in turn."""
-    order: dict[Id, None] = {}
-    for id in parents:
-        chain: dict[Id, None] = {}
-        at: Id | None = id
-        while at is not None and at in parents and at not in order and at not in chain:
-            chain[at] = None
-            at = parents[at]
-        order.update(dict.fromkeys(reversed(chain)))
-    return list(order)

@@ -12,13 +12,13 @@ from typing import Any
 
 import anyio.to_thread
 
-from obuilder._core.db import database_file, time_text
+from obuilder._core.db import NEW_DATABASE, database_file, time_text
 from obuilder._core.db_connection import connect, naming_errors
 from obuilder._core.db_guard import others_have_open, taking_over
 from obuilder._core.db_reader import read_known
 from obuilder._core.judging import is_id
-from obuilder._core.mending import parents_first
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file
+from obuilder._core.recovery import parents_first
 from obuilder._core.survey import can_list
 from obuilder.durable import sync_directory
 from obuilder.errors import DatabaseError, StoreError
@@ -122,7 +122,7 @@ def _times(path: Path, side: Path | None) -> tuple[str, str]:
 
 def _replace(path: Path, entries: Mapping[Id, _Entry]) -> Path | None:
     """Write the new one beside the old, then let it take its place; where the old one is now."""
-    new = path.with_name(f"{path.name}.new")
+    new = path.with_name(path.name + NEW_DATABASE)
     for part in _PARTS:
         new.with_name(new.name + part).unlink(missing_ok=True)
     _write(new, entries)
@@ -131,8 +131,12 @@ def _replace(path: Path, entries: Mapping[Id, _Entry]) -> Path | None:
     existed = os.path.lexists(path)
     for part in _PARTS:
         old = path.with_name(path.name + part)
-        if os.path.lexists(old):
+        if not os.path.lexists(old):
+            continue
+        if part or not old.is_file():
             old.rename(aside.with_name(aside.name + part))
+        else:
+            os.link(old, aside)  # it is replaced at once: a crash never finds no database
     new.rename(path)
     sync_directory(path.parent)
     return aside if existed else None

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from obuilder._core.disk import FULL_NUMBERS, full, has_room, is_full
+from obuilder.durable import sync_file_system
 
 __all__ = ["RESERVE_BYTES", "Reserve"]
 
@@ -46,7 +47,8 @@ class Reserve:
                 os.truncate(self._path, 0)
             self._path.unlink()
         self._remove_files()
-        _sync(self._path.parent)
+        # It ends the transaction: only then does btrfs let others have what was freed.
+        sync_file_system(self._path.parent)
 
     def keep_again(self) -> None:
         """Make it again if there was one, also where an earlier command found no room for it.
@@ -107,22 +109,9 @@ class Reserve:
 
 
 def _is_btrfs(path: Path) -> bool:
-    space = ctypes.create_string_buffer(256)  # struct statfs: f_type is its first word
-    _called("statfs", path, os.fsencode(path), space)
-    return ctypes.c_uint32.from_buffer(space).value == _BTRFS_SUPER_MAGIC
-
-
-def _sync(directory: Path) -> None:
-    """End the file system's transaction: only then does btrfs let others have what was freed."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _called("syncfs", directory, descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _called(function: str, path: Path, *args: object) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, function)(*args) != 0:
+    space = ctypes.create_string_buffer(256)  # struct statfs: f_type is its first word
+    if libc.statfs(os.fsencode(path), space) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(path))
+    return ctypes.c_uint32.from_buffer(space).value == _BTRFS_SUPER_MAGIC
