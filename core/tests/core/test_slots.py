@@ -18,7 +18,8 @@ from obuilder import locks as locks_module
 from obuilder._core import keeper
 from obuilder._core.build import Builder
 from obuilder._core.fsck import Checker
-from obuilder._core.slots import MOST, Slots
+from obuilder._core.limits import MOST
+from obuilder._core.slots import Slots
 from obuilder.errors import BuildError
 from obuilder.events import Waiting
 from obuilder.locks import Locks

@@ -18,13 +18,13 @@ from obuilder._core.findings import Report
 from obuilder._core.fsck import Checker
 from obuilder._core.inflight import Inflight
 from obuilder._core.keeper import Keeper
+from obuilder._core.limits import Limits, check_count
 from obuilder._core.mover import Mover
 from obuilder._core.observe import BuildObserver, Observer
 from obuilder._core.prune import Pruner
 from obuilder._core.recovery import recover
 from obuilder._core.reserve import Reserve
 from obuilder._core.saved_env import read_env
-from obuilder._core.slots import Limits, check_count
 from obuilder._core.stages import Stages, Wanted
 from obuilder._core.steps import Backends, run_step
 from obuilder._core.telling import Telling

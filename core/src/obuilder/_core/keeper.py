@@ -18,10 +18,11 @@ from obuilder._core.disk import disk_errors, full, has_room, is_full
 from obuilder._core.elsewhere import hold_followed
 from obuilder._core.failed import keep_failure
 from obuilder._core.inflight import Followers, Inflight, Outcome
+from obuilder._core.limits import Limits
 from obuilder._core.pieces import Sink, Wait, telling
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
 from obuilder._core.reserve import Reserve
-from obuilder._core.slots import Limits, Slots
+from obuilder._core.slots import Slots
 from obuilder._core.step_caches import locked_caches
 from obuilder._core.steps import Backends, Step
 from obuilder.errors import BackendError, BuildError, CommandFailed, ObuilderError, StoreError

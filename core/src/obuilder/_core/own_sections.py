@@ -5,8 +5,8 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from obuilder._core.limits import check_count
 from obuilder._core.options import Value, fill, option_names, unknown_key
-from obuilder._core.slots import check_count
 
 __all__ = [
     "BUILD",
