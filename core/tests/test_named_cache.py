@@ -19,6 +19,7 @@ from obuilder.named_cache import (
     damaged_records,
     escape_name,
     remove_record,
+    remove_unfinished,
     unescape_name,
 )
 from obuilder.process import call
@@ -307,13 +308,18 @@ anyio.run(main, Path(sys.argv[1]))
 
 
 @pytest.mark.anyio
-async def test_a_record_that_a_killed_process_had_begun_goes_with_its_copy(tmp_path: Path) -> None:
-    caches, records = open_caches(tmp_path), tmp_path / "state" / "caches"
-    (records / ".other.12.tmp").write_bytes(b"{")
+async def test_a_record_that_a_killed_process_had_begun_is_removed_once_nobody_uses_its_cache(
+    tmp_path: Path,
+) -> None:
+    caches, state = open_caches(tmp_path), tmp_path / "state"
     assert await call([sys.executable, "-c", _KILLED, str(tmp_path)], stderr=2) == -9
-    assert len(os.listdir(records)) == 2
+    (begun,) = os.listdir(state / "caches")
     (leftover,) = await caches.leftovers()
     assert leftover.path is not None
     await caches.discard(leftover.path)
-    assert os.listdir(records) == [".other.12.tmp"]
-    assert await caches.leftovers() == []
+    async with caches.use("c", user=ROOT):
+        remove_unfinished(state)
+        assert os.listdir(state / "caches") == [begun]
+    remove_unfinished(state)
+    assert begun not in os.listdir(state / "caches")
+    assert list(await caches.names()) == ["c"]

@@ -234,23 +234,11 @@ class NamedCaches:
         ]
 
     async def discard(self, copy: Path) -> None:
-        """Remove a copy, whose user is dead, and a record that it had begun. StoreError."""
+        """Remove a copy, whose user is dead. StoreError."""
         file_name = copy.name.partition("-")[2]
         async with self._locks.hold(f"cache-{file_name}"):
-            self._remove_unfinished(file_name)
             await self.salvage(copy, self._current / file_name)
             await self._store.remove_cache(copy)
-
-    def _remove_unfinished(self, file_name: str) -> None:
-        try:
-            for entry in os.listdir(self._records):
-                unfinished = _UNFINISHED.fullmatch(entry)
-                if unfinished and unfinished[1] == file_name:
-                    (self._records / entry).unlink()
-        except OSError as error:
-            raise StoreError(
-                f"cannot remove what is unfinished in {self._records}: {error.strerror}"
-            ) from error
 
     async def _publish(self, name: str, copy: Path, *, generation: int) -> None:
         file_name = self._naming.escape(name)
