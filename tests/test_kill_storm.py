@@ -1,6 +1,7 @@
 """Kills (-9) at random moments over builds that share steps and a cache; then all is whole.
 
 OBUILDER_STORM says how many rounds for each store; by hand, 100 of them are up to 200 kills.
+OBUILDER_STORES says which stores: `rsync,btrfs`, or `all`.
 """
 
 import os
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from support.command import LIMIT_S, SHELL_LINES, Command
+from support.store_kinds import store_kinds, store_root
 
 ROUNDS = int(os.environ.get("OBUILDER_STORM", "5"))
 LONGEST_S = 1.2
+KINDS = store_kinds(os.environ.get("OBUILDER_STORES"))
 
 STEP = (
     '(run (cache (shared (target /c))) (shell "echo begin {name}; for i in 1 2 3; do'
@@ -73,13 +76,11 @@ def check_results(store: Path) -> None:
 
 
 @pytest.mark.timeout(60 + 30 * ROUNDS)
-@pytest.mark.parametrize("kind", ["rsync", "btrfs"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_after_any_kill_every_result_is_whole_and_known(
-    kind: str, obuilder: Command, btrfs_root: Path
+    kind: str, obuilder: Command, request: pytest.FixtureRequest
 ) -> None:
-    store = obuilder.directory / "store"
-    if kind == "btrfs":
-        store = btrfs_root / "store"
+    store = store_root(kind, request)
     obuilder.store = f"{kind}:{store}"
     seed = int(os.environ.get("OBUILDER_SEED", "1"))
     chance = random.Random(seed)
