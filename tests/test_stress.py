@@ -18,7 +18,7 @@ from obuilder.process import call
 
 BUILDS = int(os.environ.get("OBUILDER_STRESS", "24"))
 PROCESSES = 4
-KINDS = store_kinds(os.environ.get("OBUILDER_STORES"))
+CHOSEN = store_kinds(os.environ.get("OBUILDER_STORES"))
 HERE = Path(__file__).parent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60 + 4 * BUILDS)]
@@ -32,7 +32,7 @@ def held() -> list[str]:
     return rest
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=CHOSEN)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -8,6 +8,7 @@ steps that a test holds, in `test_inflight.py`):
 - it fails as the second attaches: `test_who_attaches_just_as_the_step_fails_gets_log_and_error`
   and `test_who_comes_before_a_failed_step_is_discarded_gets_its_log_and_error`
 - one of two cancels: `test_one_of_two_that_cancels_leaves_the_step_to_the_other`
+  (the one that began it: `test_a_step_can_start_programs_when_the_client_that_began_it_has_left`)
 - both cancel: `test_the_last_follower_leaving_cancels_the_step`
 - one cancels a failed build whose replacement runs:
   `test_who_leaves_a_failed_step_does_not_touch_its_replacement`
@@ -17,6 +18,7 @@ steps that a test holds, in `test_inflight.py`):
 - deletion, then rebuild: `test_a_build_waits_for_the_deletion_of_its_step_and_makes_it_anew`
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,8 +26,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.builds import Events, Parts, open_parts, stage
+from support.builds import Call, Events, Parts, open_parts, stage
 
+from obuilder import process
 from obuilder._core.build import BuildResult
 from obuilder.errors import CommandFailed
 from obuilder.types import Id
@@ -157,6 +160,42 @@ async def test_who_comes_after_the_rename_gets_the_whole_log(tmp_path: Path) -> 
         assert first.events.output == second.events.output == b"step\n"
         assert first.events.steps == second.events.steps == [first.events.steps[0], (id, False)]
         assert parts.sandbox.commands == ["step"]
+
+
+async def test_a_step_can_start_programs_when_the_client_that_began_it_has_left(
+    tmp_path: Path,
+) -> None:
+    begun, may_end = anyio.Event(), anyio.Event()
+
+    async def starts_a_program(call: Call) -> None:
+        await call.log.output(b"begun\n")
+        begun.set()
+        await may_end.wait()
+        printed = await process.run(["ls", "-l", "/proc/self/fd"])
+        await call.log.output(printed.stdout)
+
+    text = "((from b) (run (shell step)))"
+    async with opened(tmp_path / "store") as (parts, _):
+        parts.sandbox.scripts["step"] = starts_a_program
+        first, second = Client(text), Client(text)
+        async with anyio.create_task_group() as staying:
+            async with anyio.create_task_group() as leaving:
+                leaving.start_soon(first.run, parts)
+                await begun.wait()
+                staying.start_soon(second.run, parts)
+                await second.events.wait_for(b"begun\n")
+                leaving.cancel_scope.cancel()
+            # They get the numbers of descriptors that the first had.
+            others = [os.open(tmp_path, os.O_RDONLY | os.O_CLOEXEC) for _ in range(5)]
+            may_end.set()
+        for each in others:
+            os.close(each)
+        assert first.result is None
+        assert second.result
+        printed = second.events.output
+        # What this step has locked for itself, and nothing else of this process.
+        assert printed.count(b"/locks/") == 2
+        assert f"{tmp_path}\n".encode() not in printed
 
 
 async def test_a_build_waits_for_the_deletion_of_its_step_and_makes_it_anew(
