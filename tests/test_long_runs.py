@@ -4,6 +4,7 @@ OBUILDER_BUILDS says how many builds; `make stress` has 1,000. It looks five tim
 first round, when all is there that is made once and kept, and then after each quarter.
 """
 
+import itertools
 import os
 import sys
 import time
@@ -53,4 +54,6 @@ async def test_many_builds_of_all_kinds_leave_nothing_in_the_process(
     sys.stdout.write(f"{1 + QUARTERS * ROUNDS} rounds in {seconds:.0f} s\n")
     assert growing == {}
     assert [each.rest() for each in seen] == [seen[0].rest()] * len(seen)
-    assert seen[-1].traced_bytes - seen[QUARTERS // 2].traced_bytes < NOISE_BYTES
+    # A table of the interpreter that is made larger once is in one quarter; a leak in each.
+    traced = [each.traced_bytes for each in seen[QUARTERS // 2 :]]
+    assert min(two - one for one, two in itertools.pairwise(traced)) < NOISE_BYTES
