@@ -5,6 +5,8 @@ VENV ?= .venv
 JOBS ?= 4
 PYTEST_ARGS ?=
 SECONDS ?= 60
+# What `make stress` runs on: rsync,btrfs,reflink,overlayfs or some of them.
+STORES ?= all
 export PYTHON VENV
 
 BIN = $(VENV)/bin
@@ -20,7 +22,7 @@ help:
 	@echo "make format   let ruff lay out the code"
 	@echo "make bench    measure start-up, lines per file, reading specs, locks"
 	@echo "make fuzz     fuzz the spec language by coverage (SECONDS=60)"
-	@echo "make stress   many builds at once, kills (-9) and power cuts over builds"
+	@echo "make stress   many builds at once, kills (-9), power cuts, 1,000 builds (STORES=rsync,btrfs)"
 	@echo "make lock     make requirements.lock anew"
 	@echo "make clean    remove what the other targets made"
 
@@ -59,12 +61,15 @@ format: venv
 fuzz:
 	@scripts/fuzz $(SECONDS)
 
-# By hand: 200 kills take 10 minutes, 400 builds a few, 2,000 kill points an hour.
+# By hand: for each store 200 kills take 10 minutes, 400 builds a few; 2,000 kill points an hour;
+# 1,000 builds 10 minutes.
 stress: venv system
-	OBUILDER_STRESS=400 OBUILDER_STORM=100 OBUILDER_CUTS=100 OBUILDER_KILL_STRIDE=1 \
-		OBUILDER_KILL_STORES=rsync,btrfs,reflink $(BIN)/python -m pytest -q -rP --timeout=7200 \
-		tests/test_stress.py tests/test_kill_storm.py tests/test_kill_points.py \
-		tests/test_power_cut.py
+	OBUILDER_STRESS=400 OBUILDER_STORM=100 OBUILDER_STORES=$(STORES) $(BIN)/python -m pytest \
+		-q --timeout=3600 tests/test_stress.py tests/test_kill_storm.py
+	OBUILDER_CUTS=100 OBUILDER_KILL_STRIDE=1 OBUILDER_KILL_STORES=rsync,btrfs,reflink \
+		$(BIN)/python -m pytest -q -rP --timeout=7200 \
+		tests/test_kill_points.py tests/test_power_cut.py
+	OBUILDER_BUILDS=1000 $(BIN)/python -m pytest -q -s --timeout=3600 tests/test_long_runs.py
 
 bench: venv
 	$(BIN)/python benchmarks/startup.py

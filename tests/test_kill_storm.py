@@ -1,6 +1,7 @@
 """Kills (-9) at random moments over builds that share steps and a cache; then all is whole.
 
 OBUILDER_STORM says how many rounds for each store; by hand, 100 of them are up to 200 kills.
+OBUILDER_STORES says which stores: `rsync,btrfs`, or `all`.
 """
 
 import os
@@ -10,12 +11,15 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+import anyio
 import pytest
 from support.command import LIMIT_S, SHELL_LINES, Command
 from support.containers import descendants
+from support.store_kinds import KINDS, store_kinds, store_root
 
 ROUNDS = int(os.environ.get("OBUILDER_STORM", "5"))
 LONGEST_S = 1.2
+CHOSEN = store_kinds(os.environ.get("OBUILDER_STORES"))
 
 STEP = (
     '(run (cache (shared (target /c))) (shell "echo begin {name}; for i in 1 2 3; do'
@@ -51,26 +55,25 @@ def kill(process: "subprocess.Popen[bytes]", how: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def check_results(store: Path) -> None:
+async def check_results(kind: str, root: Path) -> None:
     """Every result of a step is whole: its log has an end, its files what was written."""
-    for result in (store / "result").iterdir():
-        words = (result / "log").read_text().split()
-        if "begin" in words:
-            assert words[-2] == "end", result
-            name = words[-1]
-            assert [(result / "rootfs" / f"{name}-{n}").read_text() for n in (1, 2, 3)] == [
-                f"{name}\n"
-            ] * 3
+    async with KINDS[kind].open(str(root), KINDS[kind].Config()) as store:
+        for id in await store.results():
+            result = await store.result(id)
+            assert result is not None
+            words = (result / "log").read_text().split()
+            if "begin" in words:
+                assert words[-2] == "end", result
+                files = [result / "rootfs" / f"{words[-1]}-{n}" for n in (1, 2, 3)]
+                assert [file.read_text() for file in files] == [f"{words[-1]}\n"] * 3
 
 
 @pytest.mark.timeout(60 + 30 * ROUNDS)
-@pytest.mark.parametrize("kind", ["rsync", "btrfs"])
+@pytest.mark.parametrize("kind", CHOSEN)
 def test_after_any_kill_every_result_is_whole_and_known(
-    kind: str, obuilder: Command, btrfs_root: Path
+    kind: str, obuilder: Command, request: pytest.FixtureRequest
 ) -> None:
-    store = obuilder.directory / "store"
-    if kind == "btrfs":
-        store = btrfs_root / "store"
+    store = store_root(kind, request)
     obuilder.store = f"{kind}:{store}"
     seed = int(os.environ.get("OBUILDER_SEED", "1"))
     chance = random.Random(seed)
@@ -94,5 +97,5 @@ def test_after_any_kill_every_result_is_whole_and_known(
         assert again.returncode == 0, (number, again.stderr)
         checked = obuilder("fsck")
         assert checked.returncode == 0, (number, checked.stdout)
-        check_results(store)
+        anyio.run(check_results, kind, store)
     assert os.listdir(store / "cache-tmp") == []

@@ -302,10 +302,12 @@ async def test_a_directory_that_vanishes_under_the_holder_is_no_second_error(
         os.rmdir(directory)
 
 
-async def test_a_name_that_the_file_system_refuses_is_a_store_error(directory: Path) -> None:
+@pytest.mark.parametrize("name", ["x" * 300, "none/of/these", "/elsewhere", "..", ""])
+async def test_what_is_no_file_name_is_a_store_error(directory: Path, name: str) -> None:
     with pytest.raises(StoreError, match="cannot create lock"):
-        async with Locks(directory).hold("x" * 300):
+        async with Locks(directory).hold(name):
             pytest.fail("held")
+    assert os.listdir(directory) == []
 
 
 async def test_a_lock_is_free_only_once_the_programs_of_its_dead_holder_are_dead_too(

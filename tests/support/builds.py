@@ -15,7 +15,7 @@ from obuilder._core.build import BuildContext, Builder
 from obuilder._core.observe import Observer
 from obuilder.errors import CommandFailed
 from obuilder.events import Event, Note, Output, StepFinished
-from obuilder.interfaces import BuildLog, Fetcher, Sandbox
+from obuilder.interfaces import BuildLog, Fetcher, Sandbox, Store
 from obuilder.spec import parse
 from obuilder.spec.ast import Stage
 from obuilder.types import BaseImage, Env, FetchContext, Id, Leftover, LeftoverKind, RunConfig
@@ -203,13 +203,13 @@ class Parts:
     """An open builder and what it was made of."""
 
     builder: Builder
-    store: RsyncStore
+    store: Any
     sandbox: Any
     fetcher: TinyFetcher
 
     @property
     def failed(self) -> Path:
-        return self.store.state_dir / "failed"
+        return Path(self.store.state_dir, "failed")
 
     def temporary(self) -> list[str]:
         return sorted(os.listdir(self.store.root / "result-tmp"))
@@ -224,10 +224,11 @@ async def open_parts(
     observer: Observer | None = None,
     jobs: int | None = None,
     max_steps: int | None = None,
+    kind: type[Store[Any]] = RsyncStore,
 ) -> AsyncIterator[Parts]:
-    """A builder on an rsync store at `root`, by default with a scripted sandbox."""
+    """A builder on a store at `root`, by default rsync's, and with a scripted sandbox."""
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(RsyncStore.open(str(root), RsyncStore.Config()))
+        store = await stack.enter_async_context(kind.open(str(root), kind.Config()))
         sandbox = sandbox or ScriptedSandbox()
         fetcher = fetcher or TinyFetcher()
         builder = await stack.enter_async_context(

@@ -106,7 +106,10 @@ class Command:
         return self("build", "-f", str(self.write_spec(ops)), *args, str(self.source))
 
     def start(self, ops: str, *args: str) -> Running:
-        argv = self.argv("build", "-f", str(self.write_spec(ops)), *args, str(self.source))
+        return self.start_on(self.write_spec(ops), *args)
+
+    def start_on(self, spec: Path, *args: str) -> Running:
+        argv = self.argv("build", "-f", str(spec), *args, str(self.source))
         running = Running(
             subprocess.Popen(
                 argv,

@@ -1,6 +1,6 @@
 """Random builds that share prefixes and a cache, on a store that others use and prune.
 
-`python -m support.stress STORE SEED BUILDS` makes some and says what went wrong.
+`python -m support.stress KIND STORE SEED BUILDS` makes some and says what went wrong.
 """
 
 import random
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import anyio
 from support.builds import Events, Parts, ScriptedSandbox, open_parts, stage
+from support.store_kinds import KINDS
 
 from obuilder._core.fsck import Checker
 from obuilder.interfaces import BuildLog
@@ -56,12 +57,13 @@ async def build(parts: Parts, commands: Sequence[str]) -> str | None:
     expected = "".join(f"{each} {number}\n" for each in commands for number in range(3))
     if seen.output.decode() != expected:
         return f"{commands} printed {seen.output!r}"
-    kept = await parts.store.result(result.id)
-    # Another may have pruned it since.
-    if kept is not None and (kept / "log").exists():
-        last = "".join(f"{commands[-1]} {number}\n" for number in range(3))
-        if (kept / "log").read_text() != last:
-            return f"{commands} kept {(kept / 'log').read_text()!r}"
+    last = "".join(f"{commands[-1]} {number}\n" for number in range(3))
+    try:
+        kept = (result.path / "log").read_text()
+    except FileNotFoundError:  # another has pruned it since
+        return None
+    if kept != last:
+        return f"{commands} kept {kept!r}"
     return None
 
 
@@ -90,9 +92,9 @@ async def pruning(parts: Parts) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-def opened(root: Path) -> AbstractAsyncContextManager[Parts]:
-    """A builder on the store at `root`."""
-    return open_parts(root, sandbox=StressSandbox())
+def opened(kind: str, root: Path) -> AbstractAsyncContextManager[Parts]:
+    """A builder on the store of a kind at `root`."""
+    return open_parts(root, sandbox=StressSandbox(), kind=KINDS[kind])
 
 
 async def found_wrong(parts: Parts) -> list[str]:
@@ -101,8 +103,8 @@ async def found_wrong(parts: Parts) -> list[str]:
     return [f"{finding.code}: {finding}" for finding in report.findings]
 
 
-async def _main(store: Path, seed: int, count: int) -> int:
-    async with opened(store) as parts:
+async def _main(kind: str, store: Path, seed: int, count: int) -> int:
+    async with opened(kind, store) as parts:
         wrong = await builds(parts, seed=seed, count=count)
     for line in wrong:
         sys.stdout.write(f"{line}\n")
@@ -110,4 +112,4 @@ async def _main(store: Path, seed: int, count: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(anyio.run(_main, Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(anyio.run(_main, sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))

@@ -215,6 +215,8 @@ class Locks:
 
     def _try(self, name: str, *, shared: bool) -> int | None:
         path = self._directory / name
+        if path.parent != self._directory:
+            raise StoreError(f"cannot create lock {path}: {name!r} is not a file name")
         while True:
             left = False
             try:

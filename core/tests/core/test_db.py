@@ -133,6 +133,17 @@ async def test_a_parent_that_is_not_known_is_left_out(path: Path) -> None:
     assert [row[4] for row in rows(path)] == [None]
 
 
+async def test_a_parent_that_a_build_knows_is_filled_in_once(path: Path) -> None:
+    async with chain(path, "a", "b") as database:
+        await database.add(Id("c"), parent=Id("unknown"), record=None)
+        for parent in ("unknown", "b", "b", "a"):
+            assert await database.touch(Id("c"), parent=Id(parent))
+        assert await database.parent(Id("c")) == "b"
+        assert children(path) == {"a": 1, "b": 1, "c": 0}
+        assert not await database.touch(Id("d"), parent=Id("a"))
+    assert rows(path, "PRAGMA foreign_key_check") == []
+
+
 async def test_an_adopted_result_has_the_children_that_came_before_it(path: Path) -> None:
     async with chain(path, "a", "b") as database:
         with closing(sqlite3.connect(path, isolation_level=None)) as theirs:

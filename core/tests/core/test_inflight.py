@@ -1,127 +1,29 @@
 """One execution per id: shared, failed for all, cancelled by the last, restarted by a newcomer."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio.abc import TaskGroup
 from support.builds import descriptors
+from support.inflight import ID, Client, open_bench
 
 from obuilder._core.build_log import StepLog
 from obuilder._core.inflight import Followers, Inflight, Outcome
-from obuilder._core.pieces import Piece
-from obuilder.errors import BuildError, StoreError
-from obuilder.types import Id
+from obuilder._core.pieces import Piece, Sink
+from obuilder.errors import BuildError
 
 pytestmark = pytest.mark.anyio
 
-ID = Id("id")
 
-
-@dataclass
-class Client:
-    """One follower in a task of its own."""
-
-    seen: list[Piece] = field(default_factory=list)
-    outcome: Outcome | None = None
-    error: Exception | None = None
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    left: anyio.Event = field(default_factory=anyio.Event)
-    got: anyio.Event = field(default_factory=anyio.Event)
-    waiting_for: bytes = b""
-
-    async def sink(self, piece: Piece) -> None:
-        self.seen.append(piece)
-        if self.waiting_for in self.output:
-            self.got.set()
-
-    @property
-    def output(self) -> bytes:
-        return b"".join(piece for piece in self.seen if isinstance(piece, bytes))
-
-    async def run(self, call: "Callable[[Client], Awaitable[Outcome]]") -> None:
-        try:
-            with self.scope:
-                self.outcome = await call(self)
-        except (BuildError, StoreError, ZeroDivisionError) as error:
-            self.error = error
-        finally:
-            self.left.set()
-
-
-@dataclass
-class Bench:
-    """Steps that do what a test tells them, and the clients that follow."""
-
-    inflight: Inflight
-    tasks: TaskGroup
-    directory: Path
-    started: list[anyio.Event] = field(default_factory=lambda: [anyio.Event() for _ in range(5)])
-    ended: list[str] = field(default_factory=list)
-    go_on: anyio.Event = field(default_factory=anyio.Event)
-    clean_up: anyio.Event = field(default_factory=anyio.Event)
-    failure: Exception | None = None
-    runs: int = 0
-    in_cleanup: anyio.Event = field(default_factory=anyio.Event)
-
-    async def work(self, followers: Followers) -> Outcome:
-        run, self.runs = self.runs, self.runs + 1
-        log = StepLog(self.directory / "log")
-        followers.publish(log)
-        try:
-            await log.output(b"begun")
-            self.started[run].set()
-            await self.go_on.wait()
-            await log.output(b" ended")
-            if self.failure:
-                raise self.failure
-            self.ended.append("done")
-            return Outcome(path=self.directory, cached=False)
-        except anyio.get_cancelled_exc_class():
-            self.in_cleanup.set()
-            with anyio.CancelScope(shield=True):
-                await self.clean_up.wait()
-            self.ended.append("cancelled")
-            raise
-        finally:
-            log.close()
-
-    def client(self, *, waiting_for: bytes = b"begun") -> Client:
-        client = Client(waiting_for=waiting_for)
-
-        async def share(client: Client) -> Outcome:
-            return await self.inflight.share(ID, self.work, client.sink)
-
-        self.tasks.start_soon(client.run, share)
-        return client
-
-
-OpenBench = Callable[[], AbstractAsyncContextManager[Bench]]
-
-
-@pytest.fixture
-def open_bench(tmp_path: Path) -> OpenBench:
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Bench]:
-        with anyio.fail_after(30):
-            async with anyio.create_task_group() as tasks:
-                bench = Bench(inflight=Inflight(tasks), tasks=tasks, directory=tmp_path)
-                yield bench
-                bench.clean_up.set()
-
-    return opened
-
-
-async def test_two_clients_share_one_execution(open_bench: OpenBench) -> None:
-    async with open_bench() as bench:
+async def test_two_clients_share_one_execution(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
         first = bench.client()
-        await bench.started[0].wait()
+        await first.got.wait()
         second = bench.client()
         await second.got.wait()  # what was said before it came
+        # Both have it while the step is held: it has been told live.
+        assert first.output == second.output == b"begun"
         bench.go_on.set()
         await first.left.wait()
         await second.left.wait()
@@ -131,8 +33,8 @@ async def test_two_clients_share_one_execution(open_bench: OpenBench) -> None:
     assert not bench.inflight.is_running(ID)
 
 
-async def test_an_error_reaches_both(open_bench: OpenBench) -> None:
-    async with open_bench() as bench:
+async def test_an_error_reaches_both(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
         bench.failure = BuildError("no")
         clients = [bench.client(), bench.client()]
         for client in clients:
@@ -146,9 +48,9 @@ async def test_an_error_reaches_both(open_bench: OpenBench) -> None:
 
 
 async def test_a_bug_in_a_step_is_the_clients_error_and_not_the_builders(
-    open_bench: OpenBench,
+    tmp_path: Path,
 ) -> None:
-    async with open_bench() as bench:
+    async with open_bench(tmp_path) as bench:
         bench.failure = ZeroDivisionError()
         client = bench.client()
         bench.go_on.set()
@@ -161,8 +63,8 @@ async def test_a_bug_in_a_step_is_the_clients_error_and_not_the_builders(
     assert bench.runs == 2
 
 
-async def test_one_of_two_that_cancels_leaves_the_step_to_the_other(open_bench: OpenBench) -> None:
-    async with open_bench() as bench:
+async def test_one_of_two_that_cancels_leaves_the_step_to_the_other(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
         first, second = bench.client(), bench.client()
         await first.got.wait()
         await second.got.wait()
@@ -176,8 +78,8 @@ async def test_one_of_two_that_cancels_leaves_the_step_to_the_other(open_bench: 
     assert bench.ended == ["done"]
 
 
-async def test_the_last_follower_leaving_cancels_the_step(open_bench: OpenBench) -> None:
-    async with open_bench() as bench:
+async def test_the_last_follower_leaving_cancels_the_step(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
         first, second = bench.client(), bench.client()
         await first.got.wait()
         await second.got.wait()
@@ -191,9 +93,9 @@ async def test_the_last_follower_leaving_cancels_the_step(open_bench: OpenBench)
 
 
 async def test_a_newcomer_waits_for_the_cancelled_step_and_starts_it_again(
-    open_bench: OpenBench,
+    tmp_path: Path,
 ) -> None:
-    async with open_bench() as bench:
+    async with open_bench(tmp_path) as bench:
         first = bench.client()
         await first.got.wait()
         first.scope.cancel()
@@ -212,8 +114,8 @@ async def test_a_newcomer_waits_for_the_cancelled_step_and_starts_it_again(
     assert bench.ended == ["cancelled", "done"]
 
 
-async def test_a_newcomer_that_gives_up_waiting_starts_nothing(open_bench: OpenBench) -> None:
-    async with open_bench() as bench:
+async def test_a_newcomer_that_gives_up_waiting_starts_nothing(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
         first = bench.client()
         await first.got.wait()
         first.scope.cancel()
@@ -226,9 +128,9 @@ async def test_a_newcomer_that_gives_up_waiting_starts_nothing(open_bench: OpenB
 
 
 async def test_who_attaches_just_as_the_step_fails_gets_log_and_error(
-    open_bench: OpenBench,
+    tmp_path: Path,
 ) -> None:
-    async with open_bench() as bench:
+    async with open_bench(tmp_path) as bench:
         attached: list[Client] = []
         failure = BuildError("no")
 
@@ -245,12 +147,7 @@ async def test_who_attaches_just_as_the_step_fails_gets_log_and_error(
                 await attached[0].got.wait()
             raise failure
 
-        first = Client()
-
-        async def share(client: Client) -> Outcome:
-            return await bench.inflight.share(ID, work, client.sink)
-
-        bench.tasks.start_soon(first.run, share)
+        first = bench.client(work=work)
         await first.left.wait()
         await attached[0].left.wait()
         # And who comes a moment later starts it again.
@@ -262,19 +159,62 @@ async def test_who_attaches_just_as_the_step_fails_gets_log_and_error(
     assert later.outcome
 
 
-async def test_a_step_that_has_no_log_is_shared_too(open_bench: OpenBench) -> None:
-    async with open_bench() as bench:
+async def test_who_leaves_a_failed_step_does_not_touch_its_replacement(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
+        bench.failure = BuildError("no")
+        # It reads so slowly that the step has failed, and begun anew, before it knows.
+        slow = Client(waiting_for=b"begun", may_read_on=anyio.Event())
+        bench.start(slow)
+        await slow.got.wait()
+        bench.go_on.set()
+        await bench.over[0].wait()
+        bench.go_on, bench.failure = anyio.Event(), None
+        second = bench.client()
+        await second.got.wait()
+        assert bench.runs == 2
+        slow.scope.cancel()
+        await slow.left.wait()
+        third = bench.client()
+        await third.got.wait()
+        assert bench.inflight.is_running(ID)
+        bench.go_on.set()
+        await second.left.wait()
+        await third.left.wait()
+    assert (slow.outcome, slow.error) == (None, None)
+    assert second.outcome is third.outcome is not None
+    assert second.output == third.output == b"begun ended"
+    assert bench.runs == 2
+    assert bench.ended == ["done"]
+
+
+async def test_a_newcomer_that_gives_up_does_not_keep_the_next_from_starting_it(
+    tmp_path: Path,
+) -> None:
+    async with open_bench(tmp_path) as bench:
+        first = bench.client()
+        await first.got.wait()
+        first.scope.cancel()
+        await bench.in_cleanup.wait()
+        leaving, staying = bench.client(), bench.client()
+        await anyio.lowlevel.checkpoint()
+        leaving.scope.cancel()
+        await leaving.left.wait()
+        bench.clean_up.set()
+        await staying.got.wait()
+        bench.go_on.set()
+        await staying.left.wait()
+    assert staying.outcome
+    assert bench.ended == ["cancelled", "done"]
+
+
+async def test_a_step_that_has_no_log_is_shared_too(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
 
         async def work(followers: Followers) -> Outcome:
             await bench.go_on.wait()
             return Outcome(path=bench.directory, cached=True)
 
-        async def share(client: Client) -> Outcome:
-            return await bench.inflight.share(ID, work, client.sink)
-
-        clients = [Client(), Client()]
-        for client in clients:
-            bench.tasks.start_soon(client.run, share)
+        clients = [bench.client(work=work), bench.client(work=work)]
         await anyio.lowlevel.checkpoint()
         bench.go_on.set()
         for client in clients:
@@ -285,19 +225,18 @@ async def test_a_step_that_has_no_log_is_shared_too(open_bench: OpenBench) -> No
     assert [client.seen for client in clients] == [[], []]
 
 
-async def test_a_client_whose_sink_fails_leaves_alone(open_bench: OpenBench) -> None:
-    async with open_bench() as bench:
+async def test_a_client_whose_sink_fails_leaves_alone(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
         other = bench.client()
         await other.got.wait()
 
         async def fail(piece: Piece) -> None:
             raise ZeroDivisionError
 
-        broken = Client()
-
-        async def share(client: Client) -> Outcome:
+        async def share(_: Sink) -> Outcome:
             return await bench.inflight.share(ID, bench.work, fail)
 
+        broken = Client()
         bench.tasks.start_soon(broken.run, share)
         await broken.left.wait()
         assert isinstance(broken.error, ZeroDivisionError)
@@ -307,15 +246,10 @@ async def test_a_client_whose_sink_fails_leaves_alone(open_bench: OpenBench) -> 
     assert bench.runs == 1
 
 
-async def test_ending_all_steps_is_an_error_to_their_clients(open_bench: OpenBench) -> None:
-    async with open_bench() as bench, anyio.create_task_group() as steps:
-        inflight = Inflight(steps)
-        client = Client(waiting_for=b"begun")
-
-        async def share(client: Client) -> Outcome:
-            return await inflight.share(ID, bench.work, client.sink)
-
-        bench.tasks.start_soon(client.run, share)
+async def test_ending_all_steps_is_an_error_to_their_clients(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, anyio.create_task_group() as steps:
+        bench.inflight = Inflight(steps)
+        client = bench.client()
         await client.got.wait()
         steps.cancel_scope.cancel()
         bench.clean_up.set()
@@ -324,8 +258,8 @@ async def test_ending_all_steps_is_an_error_to_their_clients(open_bench: OpenBen
         assert client.error.code == "build.cancelled"
 
 
-async def test_a_step_that_has_ended_holds_no_descriptor(open_bench: OpenBench) -> None:
-    async with open_bench() as bench:
+async def test_a_step_that_has_ended_holds_no_descriptor(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
         before = descriptors()
         first, second = bench.client(), bench.client()
         await second.got.wait()

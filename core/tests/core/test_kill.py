@@ -8,11 +8,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.builds import BusyboxFetcher, Events, Parts, open_parts, stage
+from support.builds import Events, Parts, stage
 from support.containers import child_that_says, processes_in
+from support.runc_builds import open_runc
 
 from obuilder._core.build import BuildResult
-from obuilder_sandbox_runc import RuncSandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -48,16 +48,6 @@ async def main(store, spec):
 
 anyio.run(main, sys.argv[1], sys.argv[2], backend=sys.argv[3])
 """
-
-
-@asynccontextmanager
-async def open_runc(store: Path) -> AsyncIterator[Parts]:
-    directory = store / "state" / "sandbox" / "runc"
-    async with (
-        RuncSandbox.open(directory, RuncSandbox.Config()) as sandbox,
-        open_parts(store, sandbox=sandbox, fetcher=BusyboxFetcher()) as parts,
-    ):
-        yield parts
 
 
 @asynccontextmanager

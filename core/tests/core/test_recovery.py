@@ -189,7 +189,7 @@ async def test_what_ends_well_while_it_is_looked_for_is_not_told_as_left(
             looks += 1
             return [left, *await real()] if looks == 1 else await real()
 
-        parts.store.leftovers = leftovers  # type: ignore[method-assign]  # this one only
+        parts.store.leftovers = leftovers
         async with Builder(parts.store, parts.sandbox, parts.fetcher):
             pass
     assert looks == 2

@@ -1,30 +1,16 @@
 """Whole builds with everything real: the rsync store, runc, busybox."""
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
-from support.builds import BusyboxFetcher, Events, Parts, descriptors, open_parts, stage
+from support.builds import Events, descriptors, stage
+from support.runc_builds import SHELL, open_runc
 
 from obuilder.errors import BuildError, CommandFailed, SourceError
-from obuilder_sandbox_runc import RuncSandbox
 
 pytestmark = pytest.mark.anyio
-
-SHELL = "((from busybox) (shell /bin/sh -c)"
-
-
-@asynccontextmanager
-async def opened(store: Path) -> AsyncIterator[Parts]:
-    directory = store / "state" / "sandbox" / "runc"
-    async with (
-        RuncSandbox.open(directory, RuncSandbox.Config()) as sandbox,
-        open_parts(store, sandbox=sandbox, fetcher=BusyboxFetcher()) as parts,
-    ):
-        yield parts
 
 
 @pytest.fixture
@@ -58,7 +44,7 @@ async def test_stages_copies_users_caches_and_secrets_work_together(
                          wc -c < /run/s; echo x >> /cache/n; cat /cache/n")))"""
     )
     first, second = Events(), Events()
-    async with opened(store) as parts:
+    async with open_runc(store) as parts:
         await parts.builder.build(spec, first.context(src=source, s=b"hush-hush"))
         await parts.builder.build(spec, second.context(src=source, s=b"hush-hush"))
         assert await parts.sandbox.leftovers() == []
@@ -81,7 +67,7 @@ async def test_stages_copies_users_caches_and_secrets_work_together(
 
 
 async def test_a_failing_command_leaves_its_log_and_nothing_else(store: Path) -> None:
-    async with opened(store) as parts:
+    async with open_runc(store) as parts:
         await parts.builder.build(stage(f"{SHELL})"))
         before = descriptors()
         with pytest.raises(CommandFailed) as caught:
@@ -101,7 +87,7 @@ async def test_copying_onto_a_merged_usr_image_leaves_it_working(store: Path, so
             (run (shell "run.sh; readlink /bin; stat -c %a /tmp")))"""
     )
     seen = Events()
-    async with opened(store) as parts:
+    async with open_runc(store) as parts:
         await parts.builder.build(spec, seen.context(src=source))
     assert seen.output == b"ran as 0\nusr/bin\n1777\n"
 
@@ -111,7 +97,7 @@ async def test_the_source_can_be_spread_into_the_root_directory(
     copy: str, store: Path, source: Path
 ) -> None:
     seen = Events()
-    async with opened(store) as parts:
+    async with open_runc(store) as parts:
         spec = stage(f'{SHELL} {copy} (run (shell "cat /dir/f")))')
         await parts.builder.build(spec, seen.context(src=source))
     assert seen.output == b"in dir"
@@ -121,7 +107,7 @@ async def test_an_image_without_tar_says_so_by_the_receivers_error(
     store: Path, source: Path
 ) -> None:
     (source / "big").write_bytes(bytes(3 << 20))
-    async with opened(store) as parts:
+    async with open_runc(store) as parts:
         spec = stage(f'{SHELL} (run (shell "rm /bin/tar")) (copy (src .) (dst /x/)))')
         with pytest.raises(BuildError) as caught:
             await parts.builder.build(spec, Events().context(src=source))
@@ -143,7 +129,7 @@ async def test_a_source_that_changes_while_it_is_sent_says_so_and_the_log_is_qui
 
     monkeypatch.setattr(transfer, "send", changed_meanwhile)
     seen = Events()
-    async with opened(store) as parts:
+    async with open_runc(store) as parts:
         with pytest.raises(SourceError) as caught:
             await parts.builder.build(
                 stage(f"{SHELL} (copy (src .) (dst /x/)))"), seen.context(src=source)
@@ -155,7 +141,7 @@ async def test_a_source_that_changes_while_it_is_sent_says_so_and_the_log_is_qui
 
 async def test_cancelling_ends_the_container(store: Path) -> None:
     seen = Events()
-    async with opened(store) as parts:
+    async with open_runc(store) as parts:
         with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 spec = stage(f'{SHELL} (run (shell "echo begun; sleep 1000")))')
@@ -169,6 +155,6 @@ async def test_cancelling_ends_the_container(store: Path) -> None:
 
 
 async def test_a_health_check_passes(store: Path) -> None:
-    async with opened(store) as parts:
+    async with open_runc(store) as parts:
         await parts.builder.healthcheck()
         assert (await parts.builder.counters()).items == 1

@@ -67,12 +67,22 @@ class Database:
                 with anyio.CancelScope(shield=True):
                     await database._run(connection.close, closing=True)
 
-    async def touch(self, id: Id) -> bool:
-        """Note that a result was used now; False if the database does not know it."""
+    async def touch(self, id: Id, *, parent: Id | None = None) -> bool:
+        """Note that a result was used now; False if the database does not know it.
+
+        `parent` is what it was built on: kept if the database did not know that.
+        """
 
         def work() -> bool:
             with self._transaction() as db:
                 cursor = db.execute("UPDATE builds SET used = ? WHERE id = ?", (_now(), id))
+                learned = parent and db.execute(
+                    "UPDATE builds SET parent = :parent WHERE id = :id AND parent IS NULL"
+                    " AND EXISTS (SELECT 1 FROM builds WHERE id = :parent)",
+                    {"id": id, "parent": parent},
+                )
+                if learned and learned.rowcount:
+                    db.execute("UPDATE builds SET rc = rc + 1 WHERE id = ?", (parent,))
                 return cursor.rowcount == 1
 
         return await self._run(work)

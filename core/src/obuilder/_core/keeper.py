@@ -265,7 +265,7 @@ class Keeper:
         path = await self._store.result(id)
         if path is None:
             return None
-        if not await self._database.touch(id):
+        if not await self._database.touch(id, parent=parent):
             # Saved by a process that died before it told the database.
             known = await anyio.to_thread.run_sync(read_side_file, path, id)
             record = known[1] if known else None
