@@ -156,7 +156,7 @@ async def held(parts: Parts) -> Held:
     objects = gc.get_objects()
     tables = {
         "steps": len(running),
-        "slots": keeper._slots.borrowed_tokens,
+        "jobs": keeper._jobs.borrowed_tokens,
         "locks": len(os.listdir(parts.store.state_dir / "locks")),
         "temporary": parts.temporary(),
         "watches": sum(isinstance(each, Watch) for each in objects),
