@@ -218,23 +218,10 @@ class Locks:
         if path.parent != self._directory:
             raise StoreError(f"cannot create lock {path}: {name!r} is not a file name")
         while True:
-            left = False
-            try:
-                try:
-                    os.mkfifo(path, _UNMARKED)
-                except FileExistsError:  # the usual case while others wait
-                    left = True
-                descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if not self._directory.is_dir():
-                    raise StoreError(
-                        f"the lock directory {self._directory} is gone",
-                        code="store.vanished",
-                        hint="is the store still mounted?",
-                    ) from None
-                continue  # its holder removed it between the two calls
-            except OSError as error:
-                raise StoreError(f"cannot create lock {path}: {error.strerror}") from error
+            opened = self._open(path)
+            if opened is None:
+                continue
+            descriptor, was_there = opened
             try:
                 fcntl.flock(descriptor, _kind(shared=shared) | fcntl.LOCK_NB)
             except OSError as error:
@@ -243,10 +230,30 @@ class Locks:
                     return None
                 raise StoreError(f"cannot lock {path}: {error.strerror}") from error
             if _is_same(descriptor, path):
-                if left and not shared:
+                if was_there and not shared:
                     self._left.add(name)
                 return descriptor
             os.close(descriptor)
+
+    def _open(self, path: Path) -> tuple[int, bool] | None:
+        """A lock's file, and whether it was there; None: its holder removed it meanwhile."""
+        was_there = False
+        try:
+            try:
+                os.mkfifo(path, _UNMARKED)
+            except FileExistsError:  # the usual case while others wait
+                was_there = True
+            return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), was_there
+        except FileNotFoundError:
+            if self._directory.is_dir():
+                return None
+            raise StoreError(
+                f"the lock directory {self._directory} is gone",
+                code="store.vanished",
+                hint="is the store still mounted?",
+            ) from None
+        except OSError as error:
+            raise StoreError(f"cannot create lock {path}: {error.strerror}") from error
 
     async def _wait(self, name: str, *, shared: bool) -> int | None:
         with ExitStack() as opened:
