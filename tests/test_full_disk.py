@@ -175,8 +175,8 @@ USE_DATABASE = """
 import sys
 from pathlib import Path
 import anyio
-from obuilder._core import db_connection
-from obuilder._core.db import Database
+from obuilder._core.database import connection
+from obuilder._core.database.db import Database
 from obuilder._core.record import StepRecord
 from obuilder.errors import DatabaseError
 from obuilder.types import Id
@@ -184,7 +184,7 @@ from test_full_disk import fill
 
 disk, unnoticed = Path(sys.argv[1]), sys.argv[2] == "unnoticed"
 if unnoticed:  # it fills up just after it was looked at
-    db_connection.is_full = lambda directory: False
+    connection.is_full = lambda directory: False
 record = StepRecord(op="", context="", preimage="x" * 20_000, duration_s=0.0)
 
 async def main():

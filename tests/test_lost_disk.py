@@ -12,7 +12,7 @@ from support.command import Command
 from support.filesystems import mounted_image
 
 from obuilder import process
-from obuilder._core import db_connection
+from obuilder._core.database import connection
 from obuilder.errors import DatabaseError, ErrorKind, ObuilderError
 from obuilder.types import Id
 
@@ -81,7 +81,7 @@ async def test_a_store_that_is_unmounted_under_a_builder_loses_nothing(disk: Pat
 async def test_a_locked_database_is_an_error_and_what_was_saved_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db_connection, "_BUSY_S", 0.05)
+    monkeypatch.setattr(connection, "_BUSY_S", 0.05)
     async with open_parts(tmp_path / "store") as parts:
         await parts.builder.build(stage("((from b))"))
         database = parts.store.state_dir / "db" / "db.sqlite"

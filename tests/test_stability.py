@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.wheels import TOP
 
-from obuilder._core.checks import check_class
-from obuilder._core.plugins import STORE, Plugins
+from obuilder._core.drivers.checks import check_class
+from obuilder._core.drivers.plugins import STORE, Plugins
 from obuilder.interfaces import BuildLog, Fetcher, Sandbox, Store
 from obuilder.locks import Locks
 from obuilder.types import ROOT, Id

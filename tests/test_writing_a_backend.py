@@ -13,7 +13,7 @@ from support.wheels import TOP, build_wheel, command, install
 from typer.testing import CliRunner, Result
 
 from obuilder._cli.app import app
-from obuilder._core.checks import check_class
+from obuilder._core.drivers.checks import check_class
 from obuilder.interfaces import Fetcher, Sandbox, Store
 
 PAGE = TOP / "docs" / "writing-a-backend.md"

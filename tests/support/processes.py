@@ -1,8 +1,8 @@
 """How the tests are shared out when pytest has several processes (`-n`).
 
 The tests of a file share what the file's fixtures set up: they stay together.
-So do all with a pool, for there is one zfs-fuse on a machine. What takes
-longest begins first.
+So do all with a pool, for there is one zfs-fuse on a machine; those in a VM have
+each their own. What takes longest begins first.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,8 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no typ
         config.option.loadscopereorder = False  # keep the order of `pytest_collection_modifyitems`
 
     def _split_scope(self, nodeid: str) -> str:
-        return _shared(PurePath(nodeid.split("::", 1)[0])).as_posix()
+        path = PurePath(nodeid.split("::", 1)[0])
+        return nodeid if path == _IN_VM else _shared(path).as_posix()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:

@@ -14,7 +14,7 @@ import anyio
 from support.builds import Events, Parts, ScriptedSandbox, open_parts, stage
 from support.store_kinds import KINDS
 
-from obuilder._core.fsck import Checker
+from obuilder._core.checker.fsck import Checker
 from obuilder.interfaces import BuildLog
 from obuilder.types import RunConfig
 

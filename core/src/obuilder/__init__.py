@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from obuilder._core.build import Builder as Builder
     from obuilder._core.build import BuildResult as BuildResult
     from obuilder._core.build import Counters as Counters
+    from obuilder._core.checker.findings import Finding as Finding
+    from obuilder._core.checker.findings import Report as Report
+    from obuilder._core.checker.fsck import Checker as Checker
     from obuilder._core.config import Settings as Settings
-    from obuilder._core.findings import Finding as Finding
-    from obuilder._core.findings import Report as Report
-    from obuilder._core.fsck import Checker as Checker
     from obuilder._core.session import build_sync as build_sync
     from obuilder._core.session import open_builder as open_builder
     from obuilder._core.session import open_checker as open_checker
@@ -46,16 +46,16 @@ _HOMES = {
     "BuildError": "obuilder.errors",
     "BuildResult": "obuilder._core.build",
     "Builder": "obuilder._core.build",
-    "Checker": "obuilder._core.fsck",
+    "Checker": "obuilder._core.checker.fsck",
     "CommandFailed": "obuilder.errors",
     "ConfigError": "obuilder.errors",
     "Counters": "obuilder._core.build",
     "ErrorKind": "obuilder.errors",
-    "Finding": "obuilder._core.findings",
+    "Finding": "obuilder._core.checker.findings",
     "Id": "obuilder.types",
     "ObuilderError": "obuilder.errors",
     "PluginError": "obuilder.errors",
-    "Report": "obuilder._core.findings",
+    "Report": "obuilder._core.checker.findings",
     "Settings": "obuilder._core.config",
     "SpecError": "obuilder.errors",
     "Stage": "obuilder.spec",

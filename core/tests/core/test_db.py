@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from obuilder._core.db import Database
+from obuilder._core.database.db import Database
 from obuilder._core.record import StepRecord
 from obuilder.errors import DatabaseError
 from obuilder.types import Id

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from obuilder._core.db_connection import connect
-from obuilder._core.db_schema import MIGRATIONS, SCHEMA_VERSION, Migration, migrate
+from obuilder._core.database.connection import connect
+from obuilder._core.database.schema import MIGRATIONS, SCHEMA_VERSION, Migration, migrate
 from obuilder.errors import DatabaseError
 
 PROCESSES = 4
@@ -91,8 +91,8 @@ def at_once(program: str, path: Path) -> list[str]:
     """Run a program in several processes, ready before the first begins; what each complained."""
     prelude = (
         "import sqlite3, sys; from pathlib import Path\n"
-        "from obuilder._core.db_connection import connect\n"
-        "from obuilder._core.db_schema import MIGRATIONS, migrate\n"
+        "from obuilder._core.database.connection import connect\n"
+        "from obuilder._core.database.schema import MIGRATIONS, migrate\n"
         "path = Path(sys.argv[1]); print(flush=True); sys.stdin.readline()\n"
     )
     processes = [

@@ -13,7 +13,7 @@ import pytest
 from support.builds import Events, ScriptedSandbox, open_parts, stage
 
 from obuilder import Checker
-from obuilder._core.db_guard import sharing
+from obuilder._core.database.guard import sharing
 from obuilder.errors import DatabaseError, StoreError
 from obuilder.interfaces import Store
 from obuilder.locks import Locks

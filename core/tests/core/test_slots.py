@@ -17,7 +17,7 @@ from support.taking_turns import turns
 from obuilder import locks as locks_module
 from obuilder._core import keeper
 from obuilder._core.build import Builder
-from obuilder._core.fsck import Checker
+from obuilder._core.checker.fsck import Checker
 from obuilder._core.limits import MOST
 from obuilder._core.slots import Slots
 from obuilder.errors import BuildError

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from obuilder._cli.app import app
-from obuilder._core.plugins import SANDBOX, Plugins
+from obuilder._core.drivers.plugins import SANDBOX, Plugins
 from obuilder.errors import PluginError
 
 Install = Callable[..., None]

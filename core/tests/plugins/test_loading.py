@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from obuilder._core.plugins import FETCHER, SANDBOX, STORE, Plugins
+from obuilder._core.drivers.plugins import FETCHER, SANDBOX, STORE, Plugins
 from obuilder.errors import PluginError
 
 Install = Callable[..., None]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from obuilder._core.plugins import Plugins
+from obuilder._core.drivers.plugins import Plugins
 from obuilder.types import Id
 
 Install = Callable[..., None]

@@ -7,8 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from obuilder._core.plugins import SANDBOX, Plugins
-from obuilder._core.renames import RENAMES, Rename
+from obuilder._core.drivers.plugins import SANDBOX, Plugins
+from obuilder._core.drivers.renames import RENAMES, Rename
 from obuilder.errors import PluginError
 from obuilder.interfaces import API_VERSION, Fetcher, Sandbox, Store
 

@@ -11,8 +11,8 @@ import pytest
 
 from obuilder import BuildContext, PluginError, Settings, build_sync, open_builder
 from obuilder._core.build_log import StepLog
+from obuilder._core.drivers.plugins import FETCHER, Plugins
 from obuilder._core.options import Value
-from obuilder._core.plugins import FETCHER, Plugins
 from obuilder._core.routing import RoutingFetcher
 from obuilder.errors import BuildError, ConfigError
 from obuilder.spec import Run, Shell, Stage

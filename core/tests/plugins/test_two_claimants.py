@@ -7,7 +7,7 @@ import pytest
 
 from obuilder import BuildContext, Settings, open_builder
 from obuilder._core.config import Settings as CoreSettings
-from obuilder._core.plugins import FETCHER, SANDBOX, STORE, Kind, Plugins
+from obuilder._core.drivers.plugins import FETCHER, SANDBOX, STORE, Kind, Plugins
 from obuilder.errors import ConfigError, PluginError
 from obuilder.spec import Run, Shell, Stage
 

@@ -45,7 +45,7 @@ class CommandGroup(typer.core.TyperGroup):
         if self._added:
             return
         self._added = True
-        from obuilder._core.plugins import Plugins  # noqa: PLC0415 - slow; few need it
+        from obuilder._core.drivers.plugins import Plugins  # noqa: PLC0415 - slow; few need it
 
         plugins: dict[str, str] = {}
         claimed = set()

@@ -209,7 +209,7 @@ def pull(
 def backends(options: GlobalOptions) -> None:  # noqa: ARG001 - a broken configuration breaks no list
     """List the installed stores, sandboxes and fetchers, and what is wrong with them."""
     from obuilder._cli.table import backend_rows, format_table  # noqa: PLC0415
-    from obuilder._core.plugins import Plugins  # noqa: PLC0415
+    from obuilder._core.drivers.plugins import Plugins  # noqa: PLC0415
 
     print_out(f"{format_table(backend_rows(Plugins()))}\n")
 

@@ -16,7 +16,7 @@ import pytest
 
 from obuilder._cli.conformance_place import remove_store
 from obuilder._cli.global_options import GlobalOptions
-from obuilder._core.plugins import KINDS
+from obuilder._core.drivers.plugins import KINDS
 from obuilder._core.session import load_backend
 
 __all__ = ["Candidate", "Task"]

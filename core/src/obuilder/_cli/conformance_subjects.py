@@ -11,7 +11,7 @@ import anyio
 from obuilder._cli.conformance_place import new_location, parents_made, remove_store
 from obuilder._cli.report import say
 from obuilder._core.config import Settings
-from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind
+from obuilder._core.drivers.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind
 from obuilder._core.session import load_backend
 from obuilder._mounts import unmount_below
 from obuilder.errors import ObuilderError

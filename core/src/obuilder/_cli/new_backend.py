@@ -5,8 +5,8 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from obuilder._core.driver_names import normal_name
-from obuilder._core.plugins import KINDS, Plugins
+from obuilder._core.drivers.driver_names import normal_name
+from obuilder._core.drivers.plugins import KINDS, Plugins
 from obuilder.errors import ConfigError
 
 __all__ = ["write_backend"]

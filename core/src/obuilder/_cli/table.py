@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from obuilder._core.plugins import Plugins
+from obuilder._core.drivers.plugins import Plugins
 from obuilder.errors import PluginError
 
 __all__ = ["backend_rows", "format_table"]

@@ -11,11 +11,11 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
+from obuilder._core.checker.findings import Report
+from obuilder._core.checker.fsck import Checker
 from obuilder._core.context import Context
-from obuilder._core.db import Database, database_file
+from obuilder._core.database.db import Database, database_file
 from obuilder._core.disk import disk_errors
-from obuilder._core.findings import Report
-from obuilder._core.fsck import Checker
 from obuilder._core.inflight import Inflight
 from obuilder._core.keeper import Keeper
 from obuilder._core.limits import Limits, check_count

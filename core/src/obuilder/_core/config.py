@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-from obuilder._core.driver_names import is_qualified
+from obuilder._core.drivers.driver_names import is_qualified
 from obuilder._core.options import Value, canonical, describe
 from obuilder._core.own_sections import (
     BUILD,

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from obuilder._core.build_log import StepLog, read_chunks
-from obuilder._core.db import Database
+from obuilder._core.database.db import Database
 from obuilder._core.disk import disk_errors, full, has_room, is_full
 from obuilder._core.elsewhere import hold_followed
 from obuilder._core.failed import keep_failure

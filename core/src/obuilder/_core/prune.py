@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from obuilder._core.db import Database
+from obuilder._core.database.db import Database
 from obuilder._core.reserve import Reserve
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.interfaces import Store

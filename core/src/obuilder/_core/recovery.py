@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from obuilder._core.db import Database
+from obuilder._core.database.db import Database
 from obuilder._core.record import read_side_file
 from obuilder._core.steps import Backends
 from obuilder.errors import StoreError

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from obuilder._core.driver_names import driver_of
+from obuilder._core.drivers.driver_names import driver_of
 from obuilder.errors import FetchError, PluginError
 from obuilder.interfaces import BuildLog, Fetcher
 from obuilder.types import BaseImage, FetchContext

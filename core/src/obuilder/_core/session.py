@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 from anyio.from_thread import start_blocking_portal
 
 from obuilder._core.build import BuildContext, Builder, BuildResult
+from obuilder._core.checker.fsck import Checker
 from obuilder._core.config import Settings, known_schemes
 from obuilder._core.disk import disk_errors
-from obuilder._core.driver_names import driver_of
-from obuilder._core.fsck import Checker
+from obuilder._core.drivers.driver_names import driver_of
+from obuilder._core.drivers.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
 from obuilder._core.options import fill, option_names, unknown_key
 from obuilder._core.own_sections import BUILD, HEALTHCHECK, PLUGINS
-from obuilder._core.plugins import FETCHER, KINDS, SANDBOX, STORE, Kind, Plugins
 from obuilder._core.routing import RoutingFetcher
 from obuilder.errors import ConfigError, ObuilderError, PluginError
 from obuilder.interfaces import Fetcher, Sandbox, Store

@@ -5,17 +5,17 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
-from obuilder._core.checks import check_class
-from obuilder._core.driver_names import distribution_of, driver_of, normal_name
-from obuilder._core.kinds import FETCHER, KINDS, SANDBOX, STORE, Backend, Kind
-from obuilder._core.observe import Observer
-from obuilder._core.plugin_errors import (
+from obuilder._core.drivers.checks import check_class
+from obuilder._core.drivers.driver_names import distribution_of, driver_of, normal_name
+from obuilder._core.drivers.kinds import FETCHER, KINDS, SANDBOX, STORE, Backend, Kind
+from obuilder._core.drivers.plugin_errors import (
     conflict,
     import_failure,
     not_installed,
     not_that_distribution,
 )
-from obuilder._core.renames import RENAMES, Rename, adapted, used_renames
+from obuilder._core.drivers.renames import RENAMES, Rename, adapted, used_renames
+from obuilder._core.observe import Observer
 from obuilder.errors import PluginError
 
 __all__ = ["FETCHER", "KINDS", "SANDBOX", "STORE", "Backend", "Kind", "Plugins"]
@@ -92,7 +92,7 @@ class Plugins:
         found = self._enabled(_HOOKS, disabled)
         if not found:
             return None
-        from obuilder._core.observers import Observers  # noqa: PLC0415 - few have hooks
+        from obuilder._core.drivers.observers import Observers  # noqa: PLC0415 - few have hooks
 
         return Observers(_hook_plugins(found))
 
@@ -106,7 +106,7 @@ class Plugins:
         found = self._enabled(_COMMANDS, disabled)
         if not found:
             return ()
-        from obuilder._core.observers import commands_of  # noqa: PLC0415 - few have any
+        from obuilder._core.drivers.observers import commands_of  # noqa: PLC0415 - few have any
 
         return [
             (distribution, command)

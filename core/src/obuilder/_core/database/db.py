@@ -13,8 +13,8 @@ from typing import Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from obuilder._core.db_connection import check_room, connect, naming_errors
-from obuilder._core.db_guard import sharing
+from obuilder._core.database.connection import check_room, connect, naming_errors
+from obuilder._core.database.guard import sharing
 from obuilder._core.record import StepRecord
 from obuilder.types import Id
 

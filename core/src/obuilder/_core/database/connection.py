@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from obuilder._core.db_schema import migrate, refuse_newer
+from obuilder._core.database.schema import migrate, refuse_newer
 from obuilder._core.disk import FULL, FULL_HINT, has_room, is_full, update_in_place
 from obuilder.errors import DatabaseError
 

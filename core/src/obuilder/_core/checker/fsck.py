@@ -4,13 +4,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from obuilder._core.db import database_file
-from obuilder._core.db_connection import naming_errors
-from obuilder._core.db_guard import sharing
-from obuilder._core.findings import Finding, Report
-from obuilder._core.mending import Mender
-from obuilder._core.rebuild import rebuild
-from obuilder._core.survey import Survey
+from obuilder._core.checker.findings import Finding, Report
+from obuilder._core.checker.mending import Mender
+from obuilder._core.checker.rebuild import rebuild
+from obuilder._core.checker.survey import Survey
+from obuilder._core.database.connection import naming_errors
+from obuilder._core.database.db import database_file
+from obuilder._core.database.guard import sharing
 from obuilder.interfaces import Sandbox, Store
 from obuilder.locks import Locks
 

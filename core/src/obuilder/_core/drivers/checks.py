@@ -5,8 +5,8 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from obuilder._core.drivers.renames import RENAMES, Rename, used_renames
 from obuilder._core.options import unsupported_option
-from obuilder._core.renames import RENAMES, Rename, used_renames
 from obuilder.errors import PluginError
 from obuilder.interfaces import API_VERSION
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import anyio.to_thread
 
-from obuilder._core.db import NEW_DATABASE, database_file, time_text
-from obuilder._core.db_connection import connect, naming_errors
-from obuilder._core.db_guard import others_have_open, taking_over
-from obuilder._core.db_reader import read_known
-from obuilder._core.judging import is_id
+from obuilder._core.checker.judging import is_id
+from obuilder._core.checker.survey import can_list
+from obuilder._core.database.connection import connect, naming_errors
+from obuilder._core.database.db import NEW_DATABASE, database_file, time_text
+from obuilder._core.database.guard import others_have_open, taking_over
+from obuilder._core.database.reader import read_known
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file
 from obuilder._core.recovery import parents_first
-from obuilder._core.survey import can_list
 from obuilder.durable import sync_directory
 from obuilder.errors import DatabaseError, StoreError
 from obuilder.interfaces import Store

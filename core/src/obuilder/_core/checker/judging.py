@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from obuilder._core.db_reader import Known, Row
-from obuilder._core.findings import Code, Finding
+from obuilder._core.checker.findings import Code, Finding
+from obuilder._core.database.reader import Known, Row
 from obuilder._core.record import StepRecord, read_side_file
 from obuilder._core.saved_env import read_env
 from obuilder.errors import StoreError

@@ -9,13 +9,13 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from obuilder._core.db import database_file
-from obuilder._core.db_repair import RepairDatabase
-from obuilder._core.findings import Code, Finding
-from obuilder._core.judging import is_id, judge_result
+from obuilder._core.checker.findings import Code, Finding
+from obuilder._core.checker.judging import is_id, judge_result
+from obuilder._core.checker.survey import locks_of
+from obuilder._core.database.db import database_file
+from obuilder._core.database.repair import RepairDatabase
 from obuilder._core.record import read_side_file
 from obuilder._core.recovery import parents_first
-from obuilder._core.survey import locks_of
 from obuilder.errors import BackendError
 from obuilder.interfaces import Sandbox, Store
 from obuilder.locks import Locks

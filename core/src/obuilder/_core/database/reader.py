@@ -6,8 +6,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from obuilder._core.db_connection import naming_errors
-from obuilder._core.db_schema import refuse_newer
+from obuilder._core.database.connection import naming_errors
+from obuilder._core.database.schema import refuse_newer
 from obuilder.errors import DatabaseError
 from obuilder.types import Id
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from obuilder._core.driver_names import PACKAGE_NAME
-from obuilder._core.kinds import STORE, Backend, Kind
+from obuilder._core.drivers.driver_names import PACKAGE_NAME
+from obuilder._core.drivers.kinds import STORE, Backend, Kind
 from obuilder.errors import PluginError
 from obuilder.spec.suggest import nearest
 

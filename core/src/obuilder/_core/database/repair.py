@@ -5,7 +5,7 @@ Each in one transaction, so that a builder beside it sees counts that are right.
 
 from collections import Counter
 
-from obuilder._core.db import Database
+from obuilder._core.database.db import Database
 from obuilder.types import Id
 
 __all__ = ["RepairDatabase"]

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from obuilder._core.db import database_file
-from obuilder._core.db_reader import Known, read_known
-from obuilder._core.findings import Code, Finding, Report
-from obuilder._core.judging import foreign, is_id, judge_database, judge_result
+from obuilder._core.checker.findings import Code, Finding, Report
+from obuilder._core.checker.judging import foreign, is_id, judge_database, judge_result
+from obuilder._core.database.db import database_file
+from obuilder._core.database.reader import Known, read_known
 from obuilder.errors import DatabaseError, StoreError
 from obuilder.interfaces import Sandbox, Store
 from obuilder.locks import Locks, Trace, use_lock
