@@ -96,6 +96,12 @@ def test_prune_makes_room_on_a_full_disk(obuilder: Command, disk: Path) -> None:
     assert listed(disk, "result") == listed(disk, "result-tmp") == []
 
 
+def test_any_command_that_opens_a_store_sees_to_its_reserve(obuilder: Command) -> None:
+    assert obuilder("prune", "--before=2000-01-01").returncode == 0
+    reserve = Path(obuilder.store.removeprefix("rsync:")) / "state/reserve"
+    assert reserve.stat().st_size == 4 << 20
+
+
 @pytest.mark.parametrize("disk", ["rsync-xfs"], indirect=True)
 def test_without_its_reserve_prune_says_what_is_missing(obuilder: Command, disk: Path) -> None:
     large = built(obuilder, LARGE)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from obuilder import named_cache
 from obuilder.errors import CacheBusy, StoreError
+from obuilder.locks import Locks
 from obuilder.named_cache import (
     CacheNaming,
     NamedCaches,
@@ -323,3 +324,29 @@ async def test_a_record_that_a_killed_process_had_begun_is_removed_once_nobody_u
     remove_unfinished(state)
     assert begun not in os.listdir(state / "caches")
     assert list(await caches.names()) == ["c"]
+
+
+@pytest.mark.anyio
+async def test_who_is_cancelled_does_not_wait_long_for_a_cache_that_another_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named_cache, "RELEASE_S", 0.01)
+    caches, begun, ended = open_caches(tmp_path), anyio.Event(), anyio.Event()
+    scope = anyio.CancelScope()
+
+    async def work() -> None:
+        with scope:
+            async with caches.use("c", user=ROOT):
+                begun.set()
+                await anyio.sleep_forever()
+        ended.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+        await begun.wait()
+        async with Locks(tmp_path / "state" / "locks").hold("cache-c"):
+            scope.cancel()
+            with anyio.fail_after(60):
+                await ended.wait()
+    assert list(await caches.names()) == []
+    assert await caches.leftovers() == []

@@ -10,11 +10,12 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,6 +38,9 @@ __all__ = [
     "remove_unfinished",
     "unescape_name",
 ]
+
+RELEASE_S = 1.0
+"""How long a cancelled step may wait for its cache, which another is copying, to release it."""
 
 _LONGEST = 200
 _KEPT = 150
@@ -180,19 +184,31 @@ class NamedCaches:
                         await self._store.clone_cache(current, copy)
                     else:
                         await self._store.create_cache(copy, user)
+                patience_s = math.inf
                 try:
                     yield copy
+                except anyio.get_cancelled_exc_class():
+                    patience_s = RELEASE_S
+                    raise
                 finally:
                     with anyio.CancelScope(shield=True):
-                        async with self._locks.hold(f"cache-{file_name}"):
-                            if self._generation(file_name) == generation:
-                                await self._publish(name, copy, generation=generation + 1)
-                            else:
-                                self._lost.add(copy)
+                        await self._release(name, copy, generation, patience_s=patience_s)
             finally:
                 with anyio.CancelScope(shield=True):
                     # The copy that lost, or the version that was replaced.
                     await self._store.remove_cache(copy)
+
+    async def _release(self, name: str, copy: Path, generation: int, *, patience_s: float) -> None:
+        file_name = self._naming.escape(name)
+        async with AsyncExitStack() as held:
+            has_lock = False
+            with anyio.move_on_after(patience_s):
+                await held.enter_async_context(self._locks.hold(f"cache-{file_name}"))
+                has_lock = True
+            if has_lock and self._generation(file_name) == generation:
+                await self._publish(name, copy, generation=generation + 1)
+            else:
+                self._lost.add(copy)
 
     def was_kept(self, copy: Path) -> bool:
         """Whether a copy, whose block has ended, became the newest version. Asked once."""

@@ -17,6 +17,7 @@ from obuilder.spec import Run, SecretMount, Shell
 from obuilder.types import Id
 
 ID = Id("5e8c6c" + "0" * 58)
+BASE_ID = Id("b" * 64)
 
 
 class Out(io.BytesIO):
@@ -43,7 +44,7 @@ def within(*names: str) -> Callable[..., events.Event]:
 
 def rendered(*told: events.Event) -> bytes:
     out = Out()
-    renderer = PlainRenderer(Output(out))
+    renderer = PlainRenderer(Output(out), keep_going=False)
     for event in told:
         assert renderer(event) is None
     assert out.flushes == len(told)
@@ -55,7 +56,7 @@ def test_whole_build_is_printed_as_behaviour_section_5_shows_it() -> None:
     text = rendered(
         dev(events.StageStarted, name="dev"),
         dev(events.BaseStarted, base="debian:bookworm"),
-        dev(events.StepFinished, id=ID, cached=True),
+        dev(events.StepFinished, id=BASE_ID, cached=True),
         dev(events.OpStarted, op=Run(shell="mkdir -p /out"), workdir="/"),
         dev(events.Output, data=b"raw\n"),
         dev(events.StepFinished, id=ID, cached=False),
@@ -65,7 +66,7 @@ def test_whole_build_is_printed_as_behaviour_section_5_shows_it() -> None:
     assert text.splitlines() == [
         '(build "dev" …)',
         "(from debian:bookworm)",
-        f'---> using "{ID}" from cache',
+        f'---> using "{BASE_ID}" from cache',
         '/: (run (shell "mkdir -p /out"))',
         "raw",
         f'---> saved as "{ID}"',
@@ -106,7 +107,7 @@ def test_stage_name_is_quoted_as_ocaml_does() -> None:
 
 def test_stages_side_by_side_print_as_one_by_one() -> None:
     out = Out()
-    renderer = PlainRenderer(Output(out))
+    renderer = PlainRenderer(Output(out), keep_going=False)
     a, deep, b = within("a"), within("a", "deep"), within("b")
     for event in (
         a(events.StageStarted, name="a"),
@@ -134,10 +135,48 @@ def test_stages_side_by_side_print_as_one_by_one() -> None:
     ]
 
 
+def test_who_is_printed_first_has_made_the_step_and_later_ones_use_it() -> None:
+    out = Out()
+    renderer = PlainRenderer(Output(out), keep_going=False)
+    a, b = within("a"), within("b")
+    for event in (
+        *(in_(events.StageStarted, name=name) for in_, name in ((a, "a"), (b, "b"))),
+        b(events.Output, data=b"in b\n"),
+        b(events.StepFinished, id=ID, cached=False),
+        b(events.StepFinished, id=BASE_ID, cached=True),
+        b(events.Output, data=b"more\n"),
+        a(events.StepFinished, id=ID, cached=True),
+        *(in_(events.StageFinished, name=name, id=ID) for in_, name in ((a, "a"), (b, "b"))),
+    ):
+        renderer(event)
+    assert out.getvalue().decode().splitlines() == [
+        *('(build "a" …)', f'---> saved as "{ID}"', '--> finished "a"'),
+        *('(build "b" …)', "in b", f'---> using "{ID}" from cache'),
+        *(f'---> using "{BASE_ID}" from cache', "more", '--> finished "b"'),
+    ]
+
+
+def test_nothing_is_printed_behind_the_stage_that_failed() -> None:
+    for keep_going, last in ((False, "in a"), (True, "in b")):
+        out = Out()
+        renderer = PlainRenderer(Output(out), keep_going=keep_going)
+        a, b = within("a"), within("b")
+        for event in (
+            *(in_(events.StageStarted, name=name) for in_, name in ((a, "a"), (b, "b"))),
+            b(events.Output, data=b"in b\n"),
+            a(events.Output, data=b"in a\n"),
+            a(events.StageFailed, error=BuildError("no")),
+        ):
+            renderer(event)
+        renderer.finish()
+        renderer.close()
+        assert out.getvalue().decode().splitlines()[-1] == last
+
+
 def test_a_stage_that_fails_is_printed_though_it_was_not_its_turn() -> None:
     for everything in (False, True):
         out = Out()
-        renderer = PlainRenderer(Output(out))
+        renderer = PlainRenderer(Output(out), keep_going=everything)
         a, b, c = within("a"), within("b"), within("c")
         for event in (
             *(in_(events.StageStarted, name=name) for in_, name in ((a, "a"), (b, "b"), (c, "c"))),
@@ -147,7 +186,7 @@ def test_a_stage_that_fails_is_printed_though_it_was_not_its_turn() -> None:
         ):
             renderer(event)
         assert out.getvalue().decode() == '(build "a" …)\n'
-        renderer.finish(everything=everything)
+        renderer.finish()
         rest = out.getvalue().partition(b"\n")[2].replace(bytes(3_000_000), b"zeros")
         then = '(build "c" …)\nin c\n' if everything else ""
         renderer.close()
@@ -190,7 +229,7 @@ async def test_closed_output_stops_the_build_once_and_raises_nothing() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(output.watch, stop)
         out.error = BrokenPipeError(errno.EPIPE, "Broken pipe")
-        renderer = PlainRenderer(output)
+        renderer = PlainRenderer(output, keep_going=False)
         for _ in range(3):
             renderer(at(events.Note, text="x"))
         with anyio.fail_after(60):

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
-from support.builds import Events, descriptors, open_parts, stage
+from support.builds import Call, Events, ScriptedSandbox, descriptors, open_parts, stage
 
 from obuilder._core import failed
 from obuilder._core.failed import keep_failure
-from obuilder.errors import BuildError
+from obuilder.errors import BuildError, CommandFailed
 from obuilder.types import Id
 
 
@@ -85,3 +85,21 @@ async def test_a_failed_build_is_removed_with_none_of_its_files_open(
             await parts.builder.build(stage('((from b) (run (shell "exit 3")))'), events.context())
     assert open_when_removed == [[]]
     assert events.output == b"about to fail\n"
+
+
+@pytest.mark.anyio
+async def test_what_is_kept_of_a_failure_is_gone_once_its_step_is_made_again(
+    tmp_path: Path,
+) -> None:
+    found: list[bool] = []
+
+    async def fail(call: Call) -> None:
+        found.append(any((tmp_path / "store" / "state" / "failed").glob("*/error.json")))
+        raise CommandFailed(call.config.argv, 7)
+
+    async with open_parts(tmp_path / "store", sandbox=ScriptedSandbox(scripts={"no": fail})) as it:
+        for _ in range(2):
+            with pytest.raises(CommandFailed):
+                await it.builder.build(stage("((from b) (run (shell no)))"))
+    assert found == [False, False]
+    assert any((tmp_path / "store" / "state" / "failed").glob("*/error.json"))

@@ -16,10 +16,12 @@ from support.taking_turns import turns
 
 from obuilder import locks as locks_module
 from obuilder._core import keeper
+from obuilder._core import slots as slots_module
 from obuilder._core.build import Builder
 from obuilder._core.checker.fsck import Checker
 from obuilder._core.limits import MOST
 from obuilder._core.slots import Slots
+from obuilder._core.step_caches import locked_name
 from obuilder.errors import BuildError
 from obuilder.events import Waiting
 from obuilder.locks import Locks
@@ -34,6 +36,7 @@ LIMIT_S = 60
 def untold_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is told begins to wait anew, which would hide a waking that was missed."""
     monkeypatch.setattr(locks_module, "TELL_AFTER_S", 3600.0)
+    monkeypatch.setattr(slots_module, "PATIENCE_S", 3600.0)
 
 
 async def untold(holder: Holder) -> None:
@@ -257,9 +260,12 @@ sys.stdin.read()
         yield process
 
 
-@pytest.mark.parametrize("slot_was_left", [True, False])
-async def test_with_the_slot_of_a_dead_process_its_container_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, slot_was_left: bool
+LOCKED = "(cache (c (target /c) (buildkit_options ((sharing locked)))))"
+
+
+@pytest.mark.parametrize("left", ["slot-1", locked_name("c"), None])
+async def test_with_the_slot_or_cache_of_a_dead_process_its_container_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str | None
 ) -> None:
     monkeypatch.setattr(keeper, "DYING_S", 3600.0)
     left_running: list[int] = []
@@ -274,17 +280,17 @@ async def test_with_the_slot_of_a_dead_process_its_container_is_ended(
         sandbox.containers += [
             Leftover(kind=LeftoverKind.CONTAINER, key=key) for key in ("alive", "dying")
         ]
-        if slot_was_left:
-            os.mkfifo(locks.path("slot-1"))
+        if left is not None:
+            os.mkfifo(locks.path(left))
         async with locks.hold("alive"), held_by_a_helper(locks.path("dying")) as helper:
             with anyio.fail_after(LIMIT_S):
                 async with anyio.create_task_group() as tasks:
-                    spec = stage("((from b) (run (shell look)))")
+                    spec = stage(f"((from b) (run {LOCKED} (shell look)))")
                     tasks.start_soon(parts.builder.build, spec)
                     await anyio.wait_all_tasks_blocked()
                     assert helper.stdin
                     await helper.stdin.aclose()
-        assert left_running == [1 if slot_was_left else 2]
+        assert left_running == [2 if left is None else 1]
         assert "alive" in {leftover.key for leftover in sandbox.containers}
 
 
@@ -311,7 +317,6 @@ async def test_who_waits_for_a_locked_cache_takes_no_slot_nor_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks_module, "TELL_AFTER_S", 0.0)
-    locked = "(cache (c (target /c) (buildkit_options ((sharing locked)))))"
     may_end, seen = anyio.Event(), {name: Events() for name in ("first", "second", "free")}
 
     async def work(call: Call) -> None:
@@ -328,10 +333,10 @@ async def test_who_waits_for_a_locked_cache_takes_no_slot_nor_job(
 
         with anyio.fail_after(LIMIT_S):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(build, "first", locked)
+                tasks.start_soon(build, "first", LOCKED)
                 await seen["first"].wait_for(b"begun")
                 async with anyio.create_task_group() as others:
-                    others.start_soon(build, "second", locked)
+                    others.start_soon(build, "second", LOCKED)
                     await seen["second"].wait_for_event(Waiting)
                     await build("free", "")
                     may_end.set()
@@ -350,7 +355,20 @@ async def test_a_base_takes_a_slot(tmp_path: Path) -> None:
     assert held == [True]
 
 
-async def test_a_builder_that_drains_begins_nothing_after_the_wait(tmp_path: Path) -> None:
+async def test_who_does_not_take_a_free_slot_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots_module, "PATIENCE_S", 0.01)
+    locks = Locks(tmp_path / "locks")
+    # As a process in the line has it that has been stopped.
+    async with locks.hold(f"ticket-1-{0:020}-stopped"):
+        async with locks.hold("slot-1"), in_line(slots(tmp_path, 1)) as (_, got):
+            assert not got.is_set()
+        async with in_line(slots(tmp_path, 1)) as (_, got):
+            await has_come(got)
+
+
+async def test_a_builder_that_drains_ends_the_wait_and_begins_nothing(tmp_path: Path) -> None:
     async with open_parts(tmp_path / "store", max_steps=1) as parts:
         await parts.builder.build(stage("((from b))"))
         locks, failed = Locks(parts.store.state_dir / "locks"), anyio.Event()
@@ -361,11 +379,11 @@ async def test_a_builder_that_drains_begins_nothing_after_the_wait(tmp_path: Pat
             assert caught.value.code == "build.drained"
             failed.set()
 
-        async with anyio.create_task_group() as tasks:
-            async with locks.hold("slot-1"):
-                tasks.start_soon(build)
-                await anyio.wait_all_tasks_blocked()
-                parts.builder.drain()
+        async with anyio.create_task_group() as tasks, locks.hold("slot-1"):
+            tasks.start_soon(build)
+            await anyio.wait_all_tasks_blocked()
+            assert not failed.is_set()
+            parts.builder.drain()
             await has_come(failed)
     assert parts.sandbox.commands == []
 

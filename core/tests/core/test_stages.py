@@ -107,7 +107,7 @@ async def test_no_more_steps_run_at_once_than_there_are_jobs(tmp_path: Path, job
 
 async def printed(store: Path, spec: Stage, *, jobs: int) -> bytes:
     out = io.BytesIO()
-    renderer = PlainRenderer(Output(out))
+    renderer = PlainRenderer(Output(out), keep_going=False)
     async with open_parts(store, jobs=jobs) as parts:
         await parts.builder.build(spec, BuildContext(on_event=renderer))
     renderer.close()

@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 
 from obuilder import events
 from obuilder._cli.output import Output
-from obuilder._cli.turns import Turns
+from obuilder._cli.turns import Made, Turns
 from obuilder.spec import quoted, step_heading
 
 __all__ = ["PlainRenderer"]
@@ -13,13 +13,17 @@ __all__ = ["PlainRenderer"]
 class PlainRenderer:
     """Writes each event to the output, as soon as it is the turn of the event's stage."""
 
-    def __init__(self, output: Output) -> None:
-        self._turns = Turns(output)
+    def __init__(self, output: Output, *, keep_going: bool) -> None:
+        self._turns = Turns(output, keep_going=keep_going)
 
     def __call__(self, event: events.Event) -> Awaitable[None] | None:
         """Write one event; what it returns is awaited before the next one comes."""
         data = _bytes(event)
         match event:
+            case events.StepFinished(id=id, cached=cached):
+                saved, using = (f'---> saved as "{id}"\n', f'---> using "{id}" from cache\n')
+                made = Made(id=id, cached=cached, first=saved.encode(), again=using.encode())
+                return self._turns.write(event.stage, made)
             case events.StageStarted(stage=stage):
                 return self._turns.start(stage, data)
             case events.StageFinished(stage=stage):
@@ -28,9 +32,9 @@ class PlainRenderer:
                 return self._turns.end(stage, failed=True)
         return self._turns.write(event.stage, data) if data else None
 
-    def finish(self, *, everything: bool) -> Awaitable[None] | None:
-        """The build has failed: write what failed stages have printed, or all of them."""
-        return self._turns.finish(everything=everything)
+    def finish(self) -> Awaitable[None] | None:
+        """The build has failed: write what failed stages have printed, or all that go on."""
+        return self._turns.finish()
 
     def close(self) -> None:
         """Write no more."""
@@ -64,8 +68,6 @@ def _bytes(event: events.Event) -> bytes:
             line = f"(from {base})"
         case events.OpStarted(op=op, workdir=workdir):
             line = step_heading(workdir, op)
-        case events.StepFinished(id=id, cached=cached):
-            line = f'---> using "{id}" from cache' if cached else f'---> saved as "{id}"'
         case events.Note(text=text):
             line = text
         case events.Waiting():

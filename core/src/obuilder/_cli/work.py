@@ -40,7 +40,7 @@ def run_build(
     draining = _Draining()
 
     async def work(output: Output) -> int:
-        renderer = PlainRenderer(output)
+        renderer = PlainRenderer(output, keep_going=settings.build.keep_going)
         context = BuildContext(
             src_dir=source,
             spec_dir=spec.directory,
@@ -54,7 +54,7 @@ def run_build(
                 draining.opened(builder)
                 results.append(await builder.build(spec.stage, context))
         except (BuildError, BackendError) as error:
-            rest = renderer.finish(everything=settings.build.keep_going)
+            rest = renderer.finish()
             if rest is not None:
                 await rest
             await output.drained()  # the step's heading stands just before

@@ -141,8 +141,8 @@ class Builder:
 
     async def _keep_reserve(self) -> None:
         with anyio.CancelScope(shield=True), suppress(StoreError, OSError):
-            # There is still no room: whoever builds next is told so.
-            await anyio.to_thread.run_sync(self._reserve.keep_again)
+            # Where there is no room for it, whoever builds next is told so.
+            await anyio.to_thread.run_sync(self._reserve.keep)
 
     async def __aexit__(
         self,
@@ -176,7 +176,7 @@ class Builder:
         Builds go on through what is cached, and end with BuildError, `build.drained`, where they
         need a step that is not. Not to be undone.
         """
-        self._keeper.drains = True
+        self._keeper.drain()
 
     def _stages(self, spec: ast.Stage, context: BuildContext, observer: BuildObserver) -> Stages:
         platform = context.platform or self._platform

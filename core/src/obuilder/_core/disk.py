@@ -8,11 +8,11 @@ import errno
 import fcntl
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from obuilder.errors import BackendError, ConfigError, ObuilderError, ProcessError, StoreError
 
@@ -33,6 +33,7 @@ FULL_NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ROOM_BYTES = 1 << 20
 _BLOCKS_BYTES = 256 << 10
 _FEW_FILES = 8
+_PROBE = "room"
 
 _FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
 _FS_IOC_SETFLAGS = 0x40086602
@@ -109,13 +110,20 @@ def has_room(directory: Path, size_bytes: int = _ROOM_BYTES, *, anybody: bool = 
         return False
     try:
         # What is said to be free need not be for data, or for names: btrfs has rooms for each.
-        with tempfile.NamedTemporaryFile(dir=directory, prefix="room-") as file:
+        with _nameless(directory / _PROBE) as file:
             os.posix_fallocate(file.fileno(), 0, size_bytes)
     except OSError as error:
         if error.errno in FULL_NUMBERS:
             return False
         raise
     return True
+
+
+def _nameless(path: Path) -> BinaryIO:
+    # One name for all processes: what one that is killed here leaves goes with the next look.
+    file = path.open("wb")
+    path.unlink(missing_ok=True)
+    return file
 
 
 def is_full(directory: Path) -> bool:

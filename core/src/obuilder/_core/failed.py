@@ -12,7 +12,7 @@ from obuilder import errors
 from obuilder.errors import CommandFailed, ObuilderError
 from obuilder.types import Id
 
-__all__ = ["keep_failure", "kept_error", "kept_log"]
+__all__ = ["forget_failure", "keep_failure", "kept_error", "kept_log"]
 
 _KEPT = 100
 _KEPT_BYTES = 100 << 20
@@ -43,6 +43,14 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
     kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
     (target / "error.json").write_text(json.dumps({"id": id, "type": kind.__name__, **words}))
     _trim(directory, last=id)
+
+
+def forget_failure(directory: Path, id: Id) -> None:
+    """Remove what is kept of a step that is made again. Blocking.
+
+    Whoever follows it must not take that for its end, whatever the clock says.
+    """
+    shutil.rmtree(directory / id, ignore_errors=True)
 
 
 def kept_error(directory: Path, id: Id, since: datetime) -> ObuilderError | None:

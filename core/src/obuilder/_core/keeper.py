@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from obuilder._core.build_log import StepLog, read_chunks
 from obuilder._core.database.db import Database
 from obuilder._core.disk import disk_errors, full, has_room, is_full
 from obuilder._core.elsewhere import hold_followed
-from obuilder._core.failed import keep_failure
+from obuilder._core.failed import forget_failure, keep_failure
 from obuilder._core.inflight import Followers, Inflight, Outcome
 from obuilder._core.limits import Limits
 from obuilder._core.pieces import Sink, Wait, telling
@@ -64,8 +64,10 @@ class Keeper:
         self._database = database
         self._locks = locks
         self._inflight = inflight
+        self._failed = backends.store.state_dir / "failed"
         self._reserve = reserve
-        self.drains = False
+        self._drains = False
+        self._waits: set[anyio.CancelScope] = set()
         self.hits = 0
         self.misses = 0
 
@@ -76,6 +78,9 @@ class Keeper:
         async def told(holder: Holder) -> None:
             await sink(Wait(what=f"the deletion of {step.id}", holder=holder))
 
+        async def saving(holder: Holder) -> None:
+            await sink(Wait(what=f"the saving of {step.id}", holder=holder))
+
         async with AsyncExitStack() as held:
             with disk_errors(self._store.state_dir):
                 using = self._locks.hold(use_lock(step.id), shared=True, on_wait=told)
@@ -83,7 +88,7 @@ class Keeper:
                 outcome: Outcome | None = None
                 if not self._inflight.is_running(step.id) and await self._store.result(step.id):
                     # A maker elsewhere that is about to save it is waited for.
-                    async with self._locks.hold(step.id, shared=True):
+                    async with self._locks.hold(step.id, shared=True, on_wait=saving):
                         outcome = await self._load(step.id, step.base)
             if outcome is None:
                 outcome = await self._inflight.share(
@@ -131,8 +136,8 @@ class Keeper:
             await elsewhere.failed()
             self._check_begin()
             await self._end_orphans(step.id)
-            await held.enter_async_context(self._turn(step, followers))
-            self._check_begin()  # it may have been a long wait
+            await self._wait_unless_draining(held, self._turn(step, followers))
+            await anyio.to_thread.run_sync(forget_failure, self._failed, step.id)
             await anyio.to_thread.run_sync(self._reserve.keep)
             begun = time.monotonic()
             async with self._store.build(step.id, base=step.base) as directory:
@@ -156,16 +161,35 @@ class Keeper:
         waits for nobody who waits for one.
         """
         async with (
-            locked_caches(self._locks, step.caches, tell=followers.tell),
+            locked_caches(self._locks, step.caches, tell=followers.tell) as cache_left,
             self._jobs,
-            self._slots.hold(on_wait=telling(self._slots.what, followers.tell)) as left,
+            self._slots.hold(on_wait=telling(self._slots.what, followers.tell)) as slot_left,
         ):
-            if left:
+            if cache_left or slot_left:
                 await self._end_containers_of_dying()
             yield
 
+    def drain(self) -> None:
+        """Begin no step any more, and end the waits for a turn."""
+        self._drains = True
+        for wait in self._waits:
+            wait.cancel()
+
+    async def _wait_unless_draining(
+        self, held: AsyncExitStack, turn: AbstractAsyncContextManager[None]
+    ) -> None:
+        with anyio.CancelScope() as wait:
+            if self._drains:
+                wait.cancel()
+            self._waits.add(wait)
+            try:
+                await held.enter_async_context(turn)
+            finally:
+                self._waits.discard(wait)
+        self._check_begin()
+
     def _check_begin(self) -> None:
-        if self.drains:
+        if self._drains:
             raise BuildError("no new step is begun: the builder drains", code="build.drained")
 
     async def _in_directory(self, step: Step, directory: Path, followers: Followers) -> StepRecord:
@@ -222,7 +246,7 @@ class Keeper:
                 await self._end_orphan(leftover)
 
     async def _end_containers_of_dying(self) -> None:
-        # What the one that died with our slot has left running is one step too many. Its locks
+        # What the one that died with our slot or cache has left running still uses it. Its locks
         # are not all freed at one moment: some of it may not look dead yet.
         for leftover in await self._backends.sandbox.leftovers():
             holder = self._locks.holder(leftover.key)
@@ -253,7 +277,7 @@ class Keeper:
 
     async def _keep_failure(self, id: Id, error: ObuilderError) -> None:
         log = await self._store.log_file(id)
-        kept = self._store.state_dir / "failed"
+        kept = self._failed
         try:
             await anyio.to_thread.run_sync(lambda: keep_failure(kept, id, log, error=error))
             _logger.info("the log of the failed step is kept in %s", kept / id)

@@ -50,14 +50,6 @@ class Reserve:
         # It ends the transaction: only then does btrfs let others have what was freed.
         sync_file_system(self._path.parent)
 
-    def keep_again(self) -> None:
-        """Make it again if there was one, also where an earlier command found no room for it.
-
-        StoreError, OSError.
-        """
-        if self.is_given_up or (self._files.is_dir() and not self._is_whole()):
-            self.keep()
-
     def keep(self) -> None:
         """See to it that there is a reserve, and some room beside. StoreError if not; OSError."""
         try:

@@ -4,8 +4,9 @@ A slot is a lock, so that death frees it. Who finds all taken stands in a line
 of tickets, locks too, each named for the moment at which it was taken: one
 waits for the ticket just before its own, and only the first for the slots. So
 who has just freed a slot does not get it again before those who wait, and one
-release wakes one process. The line only keeps the order: should two be first
-for a moment, the slots' own locks still hold the limit.
+release wakes one process. Who does not take a free slot for a second or two, as
+a stopped process does not, is passed over. The line only keeps the order: should
+two be first for a moment, the slots' own locks still hold the limit.
 """
 
 import secrets
@@ -19,6 +20,10 @@ from obuilder import locks
 from obuilder.locks import Locks, OnWait
 
 __all__ = ["Slots"]
+
+
+PATIENCE_S = 1.0
+"""How often who waits looks whether a slot is free all the same, seconds."""
 
 
 class Slots:
@@ -68,10 +73,17 @@ class Slots:
             return await self._wait_for_turn(ticket, held)
 
     async def _wait_for_turn(self, ticket: str, held: AsyncExitStack) -> str:
+        was_free = False
         while (before := self._just_before(ticket)) is not None:
             # Freed by one who has got a slot, has been cancelled or has died.
-            async with self._locks.hold(before, inherit=False):
-                pass
+            with anyio.move_on_after(PATIENCE_S) as patience:
+                async with self._locks.hold(before, inherit=False):
+                    pass
+            if patience.cancelled_caught:
+                is_free = self._locks.holder_of_all(self._names) is None
+                if is_free and was_free:
+                    break  # whoever is before does not take it: it has been stopped
+                was_free = is_free
         return await held.enter_async_context(self._locks.hold_any(self._names))
 
     def _just_before(self, ticket: str) -> str | None:

@@ -72,7 +72,8 @@ class Stages:
         self._wanted = wanted
         self.telling = telling
         self._observer = observer
-        self._failures: list[Exception] = []
+        self._failures: list[tuple[int, Exception]] = []
+        """With the number of the stage, in the order of time."""
         self._ended = anyio.Event()
         self._on_failure = anyio.CancelScope()
 
@@ -112,12 +113,14 @@ class Stages:
             raise self._failure()
 
     def _failure(self) -> Exception:
-        if all(getattr(error, "code", "") == "build.drained" for error in self._failures):
-            return self._failures[0]
-        ours = [error for error in self._failures if isinstance(error, ObuilderError)]
-        if self._wanted.keep_going and len(ours) == len(self._failures) > 1:
+        first = self._failures[0][1]
+        in_order = [error for _, error in sorted(self._failures, key=lambda each: each[0])]
+        if all(getattr(error, "code", "") == "build.drained" for error in in_order):
+            return first
+        ours = [error for error in in_order if isinstance(error, ObuilderError)]
+        if self._wanted.keep_going and len(ours) == len(in_order) > 1:
             return StagesFailed(tuple(ours))
-        return self._failures[0]
+        return first
 
     async def _make_in_turn(self, node: _Node, tasks: anyio.abc.TaskGroup) -> None:
         if node.name is not None:
@@ -148,12 +151,12 @@ class Stages:
                 await self._ended.wait()
 
     async def _fail(self, node: _Node, error: Exception) -> None:
-        self._failures.append(error)
+        self._failures.append((node.number, error))
         try:
             if isinstance(error, ObuilderError):  # else it may be the client's own
                 await node.telling.stage_failed(error)
         except Exception as another:  # noqa: BLE001 - raised again by `built`
-            self._failures.append(another)
+            self._failures.append((node.number, another))
         # Where a builder drains, what runs in other stages shall end well.
         drained = isinstance(error, BuildError) and error.code == "build.drained"
         if not (self._wanted.keep_going or drained):

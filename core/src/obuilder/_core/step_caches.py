@@ -13,7 +13,7 @@ from obuilder.locks import Locks
 from obuilder.spec import ast
 from obuilder.types import Mount, User
 
-__all__ = ["locked_caches", "mounted_caches"]
+__all__ = ["locked_caches", "locked_name", "mounted_caches"]
 
 _LOCKED = ("sharing", "locked")
 
@@ -21,18 +21,22 @@ _LOCKED = ("sharing", "locked")
 @asynccontextmanager
 async def locked_caches(
     locks: Locks, caches: Sequence[ast.Cache], *, tell: Callable[[Wait], None]
-) -> AsyncIterator[None]:
+) -> AsyncIterator[bool]:
     """Have alone, for the block, those caches that ask for it. StoreError.
+
+    Yields whether a process has died with one of them.
 
     With BuildKit's option `sharing` `locked`, no other step that says so too has the cache,
     in any process; all others have private copies, of which the first that is released wins.
     """
+    left = False
     async with AsyncExitStack() as held:
         # In one order for all, so that no two wait for each other.
         for name in sorted({cache.id for cache in caches if _LOCKED in cache.buildkit_options}):
             on_wait = telling(f"cache {name!r}", tell)
-            await held.enter_async_context(locks.hold(_lock(name), on_wait=on_wait))
-        yield
+            await held.enter_async_context(locks.hold(locked_name(name), on_wait=on_wait))
+            left = left or locks.was_left(locked_name(name))
+        yield left
 
 
 @asynccontextmanager
@@ -59,7 +63,8 @@ async def _copy(store: Store[Any], name: str, *, user: User, log: StepLog) -> As
             log.tell(f"cache {name!r}: another was first, what this step put there is thrown away")
 
 
-def _lock(name: str) -> str:
+def locked_name(name: str) -> str:
+    """The lock of a cache that has one user at a time."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
     # No id: what is left of one is no result's.
     return f"locked-{digest}"

@@ -118,14 +118,17 @@ def naming_errors(path: Path) -> Iterator[None]:
         if number == sqlite3.SQLITE_READONLY:
             raise _read_only(path) from error
         if number == sqlite3.SQLITE_FULL or (
-            # Of its `-wal` and `-shm` it does not say why they cannot be made.
+            # Of its `-wal` and `-shm` it does not say why they cannot be made or written.
             number in _NO_FILE and path.parent.is_dir() and not has_room(path.parent)
         ):
             code, hint = FULL, FULL_HINT
         elif number in _LOCKED:
             code, hint = "database.locked", "another program holds it open"
         elif number in _DAMAGED:
-            code, hint = "database.damaged", f"move {path} away: results are found again by builds"
+            code, hint = (
+                "database.damaged",
+                "obuilder fsck --rebuild-db makes it anew from the results",
+            )
         raise DatabaseError(f"database {path}: {error}", code=code, hint=hint) from error
     except OSError as error:
         raise DatabaseError(f"database {path}: {error.strerror}") from error

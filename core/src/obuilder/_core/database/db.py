@@ -255,9 +255,9 @@ class Database:
 def _was_closed(path: Path) -> bool:
     # The last to close it writes all of it to the disk, and removes the `-wal`. While that is
     # there others have it open, or had; a rebuild that was killed leaves its unfinished one.
-    return path.exists() and not any(
-        path.with_name(path.name + end).exists() for end in ("-wal", NEW_DATABASE)
-    )
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    return not any(path.with_name(path.name + end).exists() for end in ("-wal", NEW_DATABASE))
 
 
 def _now() -> str:
