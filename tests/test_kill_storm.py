@@ -13,8 +13,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support.command import LIMIT_S, SHELL_LINES, Command
+from support.command import LIMIT_S, Command
 from support.containers import descendants
+from support.paired_builds import paired_spec, started
 from support.store_kinds import KINDS, store_kinds, store_root
 
 ROUNDS = int(os.environ.get("OBUILDER_STORM", "5"))
@@ -25,26 +26,6 @@ STEP = (
     '(run (cache (shared (target /c))) (shell "echo begin {name}; for i in 1 2 3; do'
     ' echo {name} > /{name}-$i; done; echo {name} >> /c/log; echo end {name}"))'
 )
-
-
-def spec(seed: int, branch: str) -> str:
-    """Five steps, of which two builds of one round have the first three in common."""
-    names = [f"r{seed}s{number}" for number in range(3)] + [f"r{seed}{branch}{n}" for n in (3, 4)]
-    return f"{SHELL_LINES} {' '.join(STEP.format(name=name) for name in names)})"
-
-
-def started(obuilder: Command, text: str, name: str) -> "subprocess.Popen[bytes]":
-    path = obuilder.directory / name
-    path.write_text(text)
-    return subprocess.Popen(
-        obuilder.argv("build", "-f", str(path), str(obuilder.source)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=obuilder.directory,
-        env=obuilder.environment(),
-        start_new_session=True,
-    )
 
 
 def kill(process: "subprocess.Popen[bytes]", how: str) -> None:
@@ -78,7 +59,7 @@ def test_after_any_kill_every_result_is_whole_and_known(
     seed = int(os.environ.get("OBUILDER_SEED", "1"))
     chance = random.Random(seed)
     for number in range(ROUNDS):
-        texts = [spec(number, branch) for branch in "ab"]
+        texts = [paired_spec(STEP, number, branch) for branch in "ab"]
         builds = [started(obuilder, text, f"spec{i}") for i, text in enumerate(texts)]
         spared = chance.choice([None, None, builds[0], builds[1]])
         for process in builds:

@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.command import LIMIT_S, SHELL_LINES, Command
+from support.command import LIMIT_S, Command
 from support.kill_checks import Tree, look_at, wrong_results
 from support.kill_places import Place
+from support.paired_builds import paired_spec, started
 from support.power import Disk, disk_in
 
 from obuilder.durable import sync_directory
@@ -39,30 +40,13 @@ def disk(request: pytest.FixtureRequest, xfs_root: Path) -> Iterator[Disk]:
         yield made
 
 
-def spec(seed: int, branch: str) -> str:
-    """Five steps, of which the two builds of one number have the first three in common."""
-    names = [f"r{seed}s{number}" for number in range(3)] + [f"r{seed}{branch}{n}" for n in (3, 4)]
-    return f"{SHELL_LINES} {' '.join(STEP.format(name=name) for name in names)})"
-
-
-def started(obuilder: Command, text: str, name: str) -> "subprocess.Popen[bytes]":
-    path = obuilder.directory / name
-    path.write_text(text)
-    return subprocess.Popen(
-        obuilder.argv("build", "-f", str(path), str(obuilder.source)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=obuilder.directory,
-        env=obuilder.environment(),
-    )
-
-
 def cut_while_building(obuilder: Command, disk: Disk, chance: random.Random, count: int) -> None:
     """Pairs of builds, and that many cuts at random moments."""
     number = 0
     while len(disk.cuts) < count:
-        builds = [started(obuilder, spec(number, each), f"spec-{each}") for each in "ab"]
+        builds = [
+            started(obuilder, paired_spec(STEP, number, each), f"spec-{each}") for each in "ab"
+        ]
         # Not in the first, so that however slow the machine is there are results to look into.
         while number and any(build.poll() is None for build in builds) and len(disk.cuts) < count:
             with suppress(subprocess.TimeoutExpired):
@@ -89,7 +73,11 @@ def test_what_is_saved_is_on_the_disk_with_all_its_files(
     place = place_on(disk, obuilder, request)
     with disk.powered():
         # A cache that is released is on the disk too, and what was written before it.
-        text = spec(0, "a").replace("(cache (shared (target /c)))", "").replace("> /c/", "> /")
+        text = (
+            paired_spec(STEP, 0, "a")
+            .replace("(cache (shared (target /c)))", "")
+            .replace("> /c/", "> /")
+        )
         build = started(obuilder, text, "spec-a")
         _, complaint = build.communicate(timeout=LIMIT_S)
         assert build.returncode == 0, complaint
