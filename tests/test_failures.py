@@ -113,7 +113,7 @@ def test_a_damaged_database_is_the_machines_fault_for_every_command(obuilder: Co
     ends_with(obuilder, 0)
     database = obuilder.directory / "store/state/db/db.sqlite"
     database.write_bytes(b"not a database" * 1000)
-    ends_with(obuilder, 3, "db.sqlite", "move")
+    ends_with(obuilder, 3, "db.sqlite", "fsck --rebuild-db")
     other = f"rsync:{obuilder.directory}/other"
     for argv in (
         ["clean"],
