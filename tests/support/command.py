@@ -16,7 +16,7 @@ from support.images import busybox_tarball
 __all__ = ["Command", "Running", "obuilder"]
 
 PROGRAM = Path(sys.executable).with_name("obuilder")
-LIMIT_S = 100
+LIMIT_S = float(os.environ.get("OBUILDER_LIMIT_S", "100"))
 SHELL_LINES = "((from archive:busybox.tar) (shell /bin/sh -c)"
 
 
