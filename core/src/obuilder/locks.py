@@ -21,6 +21,7 @@ import select
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from obuilder._inherited import inherited
 from obuilder.errors import StoreError
 from obuilder.types import Holder, Id
 
-__all__ = ["Locks", "OnWait", "Trace", "use_lock"]
+__all__ = ["Locks", "OnWait", "Trace", "use_lock", "waits_told"]
 
 TELL_AFTER_S = 1.0
 """How long a wait for a lock may take before it is told."""
@@ -51,6 +52,19 @@ def use_lock(id: Id) -> str:
 
 OnWait = Callable[[Holder], Awaitable[None]]
 """Told of a wait that takes longer than `TELL_AFTER_S`, once."""
+
+
+_told: ContextVar[OnWait | None] = ContextVar("_told", default=None)
+
+
+@contextmanager
+def waits_told(on_wait: OnWait) -> Iterator[None]:
+    """Have waits in the block told whose `hold` names nobody: those of a store, for one."""
+    token = _told.set(on_wait)
+    try:
+        yield
+    finally:
+        _told.reset(token)
 
 
 class Locks:
@@ -81,6 +95,7 @@ class Locks:
         Cancelling stops the wait at once.
         """
         descriptor = self._try(name, shared=shared)
+        on_wait = on_wait or _told.get()
         if descriptor is None and on_wait is not None:
             # No await lies between getting the lock and the end of this block: none is lost.
             with anyio.move_on_after(TELL_AFTER_S):

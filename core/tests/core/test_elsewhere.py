@@ -233,6 +233,23 @@ async def test_a_locked_cache_has_one_user_at_a_time(
     assert "cache 'c'" in told
 
 
+async def test_a_wait_for_a_cache_that_another_copies_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "TELL_AFTER_S", 0.01)
+    watched = Events()
+    async with (
+        open_parts(tmp_path / "store") as parts,
+        anyio.create_task_group() as tasks,
+        locks.Locks(parts.store.state_dir / "locks").hold("cache-c"),
+    ):
+        spec = stage("((from b) (run (cache (c (target /c))) (shell x)))")
+        tasks.start_soon(parts.builder.build, spec, watched.context())
+        await watched.wait_for_event(Waiting)
+    (told,) = [event.what for event in watched.seen if isinstance(event, Waiting)]
+    assert told == "cache 'c', which is being copied"
+
+
 async def test_a_cache_that_is_thrown_away_is_told(tmp_path: Path) -> None:
     both, count = anyio.Event(), 0
     cache = "(cache (c (target /c)))"

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from obuilder._core.build_log import StepLog
 from obuilder._core.pieces import Wait, telling
 from obuilder.interfaces import Store
-from obuilder.locks import Locks
+from obuilder.locks import Locks, OnWait, waits_told
 from obuilder.spec import ast
 from obuilder.types import Mount, User
 
@@ -55,12 +55,32 @@ async def mounted_caches(
 @asynccontextmanager
 async def _copy(store: Store[Any], name: str, *, user: User, log: StepLog) -> AsyncIterator[Path]:
     copy: Path | None = None
+    # Others copy or release it just now, which takes as long as it is large.
+    told = telling(f"cache {name!r}, which is being copied", log.tell)
     try:
-        async with store.cache(name, user=user) as copy:
+        async with _telling_waits(store.cache(name, user=user), told) as copy:
             yield copy
     finally:
         if copy is not None and store.cache_was_kept(copy) is False:
             log.tell(f"cache {name!r}: another was first, what this step put there is thrown away")
+
+
+@asynccontextmanager
+async def _telling_waits(
+    used: AbstractAsyncContextManager[Path], told: OnWait
+) -> AsyncIterator[Path]:
+    """`used`, where the waits of its beginning and its end are told, and not those of the block."""
+    with waits_told(told):
+        copy = await used.__aenter__()
+    try:
+        yield copy
+    except BaseException as error:
+        with waits_told(told):
+            if not await used.__aexit__(type(error), error, error.__traceback__):
+                raise
+    else:
+        with waits_told(told):
+            await used.__aexit__(None, None, None)
 
 
 def locked_name(name: str) -> str:
