@@ -127,7 +127,7 @@ def naming_errors(path: Path) -> Iterator[None]:
         elif number in _DAMAGED:
             code, hint = (
                 "database.damaged",
-                "obuilder fsck --rebuild-db makes it anew from the results",
+                f"obuilder fsck --rebuild-db makes it anew; or move {path} away",
             )
         raise DatabaseError(f"database {path}: {error}", code=code, hint=hint) from error
     except OSError as error:
