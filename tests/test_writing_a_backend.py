@@ -118,6 +118,7 @@ def test_a_written_backend_is_typed_and_has_the_form_of_its_interface(
     assert status == 0, out + err
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["sandbox", "fetcher"])
 def test_a_written_backends_own_tests_pass(kind: str, tmp_path: Path) -> None:
     assert new_backend(kind, "acme", tmp_path / "acme").exit_code == 0
