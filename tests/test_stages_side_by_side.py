@@ -4,7 +4,10 @@ import re
 import socket
 from pathlib import Path
 
+import anyio
 from support.command import SHELL_LINES, Command
+
+from obuilder.process import run
 
 TWO_STAGES = """
  ((build one ({shell} (run (network host) (shell "{one}"))))
@@ -87,3 +90,23 @@ def test_without_it_the_first_failure_is_told_alone(obuilder: Command) -> None:
     assert '(build "two" …)' in printed
     assert "in two\n" in printed
     assert obuilder("prune", "--before=2100-01-01").returncode == 0
+
+
+def test_output_that_cannot_be_kept_is_the_machines_fault(
+    obuilder: Command, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    anyio.run(run, ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(small)])
+    try:
+        obuilder.env = {"TMPDIR": str(small)}
+        status, _, complaint = build(
+            obuilder, "--jobs=2", one="sleep 1000", two="seq 400000; echo > /word"
+        )
+        assert status == 3
+        assert f"cannot keep the output of a stage in {small}" in complaint
+        obuilder.env = {}
+        again = build(obuilder, "--jobs=2", one="echo > /word", two="seq 400000; echo > /word")
+        assert again[0] == 0
+    finally:
+        anyio.run(run, ["umount", str(small)])

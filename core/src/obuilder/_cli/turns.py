@@ -162,8 +162,9 @@ class Turns:
 
 
 def _chunks(held: IO[bytes], *, until: int) -> Iterator[bytes]:
-    while (left := until - held.tell()) > 0:
-        yield held.read(min(left, _CHUNK_BYTES))
+    # What could not be kept for want of room is missing from it.
+    while (left := until - held.tell()) > 0 and (data := held.read(min(left, _CHUNK_BYTES))):
+        yield data
 
 
 def _rest(stage: _Stage) -> Iterator[bytes | Made]:
