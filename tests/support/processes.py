@@ -1,11 +1,10 @@
 """How the tests are shared out when pytest has several processes (`-n`).
 
 The tests of a file share what the file's fixtures set up: they stay together.
-So do all with a pool, for there is one zfs-fuse on a machine; those in a VM have
-each their own. What takes longest begins first.
+So do all with a pool, for there is one zfs-fuse on a machine. They take longest
+and begin first; the VMs, which need all processors, begin last.
 """
 
-from collections.abc import Sequence
 from pathlib import PurePath
 
 import pytest
@@ -26,8 +25,7 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no typ
         config.option.loadscopereorder = False  # keep the order of `pytest_collection_modifyitems`
 
     def _split_scope(self, nodeid: str) -> str:
-        path = PurePath(nodeid.split("::", 1)[0])
-        return nodeid if path == _IN_VM else _shared(path).as_posix()
+        return _shared(PurePath(nodeid.split("::", 1)[0])).as_posix()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
@@ -51,6 +49,4 @@ def _shared(path: PurePath) -> PurePath:
 
 
 def _turn(item: pytest.Item) -> int:
-    order: Sequence[PurePath] = (_IN_VM, _ZFS)
-    shared = _shared(_path(item))
-    return order.index(shared) if shared in order else len(order)
+    return {_ZFS: 0, _IN_VM: 2}.get(_shared(_path(item)), 1)

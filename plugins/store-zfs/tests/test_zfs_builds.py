@@ -8,7 +8,7 @@ import pytest
 from support.command import Command
 from support.zfs_tools import names_below, zfs
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 OPS = r"""
  (env GREETING hello) (workdir /work) (user (uid 1000) (gid 1001))
