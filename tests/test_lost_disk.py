@@ -79,7 +79,7 @@ async def test_a_store_that_is_unmounted_under_a_builder_loses_nothing(disk: Pat
 
 @pytest.mark.anyio
 async def test_a_locked_database_is_an_error_and_what_was_saved_is_found_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connection, "_BUSY_S", 0.05)
     async with open_parts(tmp_path / "store") as parts:
@@ -94,6 +94,10 @@ async def test_a_locked_database_is_an_error_and_what_was_saved_is_found_again(
                 with pytest.raises(DatabaseError) as caught:
                     await work
                 assert caught.value.code == "database.locked"
+                assert caplog.messages == [
+                    f"waiting for database {database}, which another program has locked"
+                ]
+                caplog.clear()
                 assert caught.value.kind is ErrorKind.INFRASTRUCTURE
                 assert caught.value.hint
         await parts.builder.build(SPEC)

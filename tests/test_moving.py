@@ -14,7 +14,8 @@ from support.builds import Parts, ScriptedSandbox, TinyFetcher, open_parts, stag
 from support.command import Command
 from support.filesystems import mounted_image
 
-from obuilder import Builder
+from obuilder import Builder, locks
+from obuilder._core import mover
 from obuilder.errors import StoreError
 from obuilder.testing._trees import describe_tree, make_rich_tree
 from obuilder.types import Id
@@ -224,6 +225,34 @@ async def test_a_sender_that_fails_at_its_end_sends_nothing(
         assert await two.store.result(id) is None
         assert await two.store.leftovers() == []
         assert await one.builder.push(id, two.builder) is True
+
+
+@pytest.mark.anyio
+async def test_a_wait_for_who_makes_the_result_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    waits = anyio.Event()
+
+    def tell(text: str, *values: object) -> None:
+        told.append(text % values)
+        waits.set()
+
+    monkeypatch.setattr(locks, "TELL_AFTER_S", 0.01)
+    monkeypatch.setattr(mover._logger, "warning", tell)
+    async with open_parts(tmp_path / "one") as one, open_parts(tmp_path / "two") as two:
+        id = (await one.builder.build(stage("((from b))"))).id
+        with anyio.fail_after(60):
+            async with (
+                anyio.create_task_group() as tasks,
+                locks.Locks(two.store.state_dir / "locks").hold(id),
+            ):
+                tasks.start_soon(one.builder.push, id, two.builder)
+                await waits.wait()
+                assert await two.store.result(id) is None
+        assert await two.store.result(id) is not None
+    (line,) = told
+    assert line.startswith(f"waiting for result {id}, which process {os.getpid()} has had since ")
 
 
 @asynccontextmanager

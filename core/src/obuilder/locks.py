@@ -222,11 +222,11 @@ class Locks:
         try:
             return sorted(entry.name for entry in os.scandir(self._directory))
         except OSError as error:
-            raise StoreError(
-                f"cannot read the lock directory {self._directory}: {error.strerror}",
-                code="store.vanished",
-                hint="is the store still mounted?",
-            ) from error
+            what = f"cannot read the lock directory {self._directory}: {error.strerror}"
+            if self._directory.is_dir():
+                raise StoreError(what) from error
+            hint = "is the store still mounted?"
+            raise StoreError(what, code="store.vanished", hint=hint) from error
 
     def _try(self, name: str, *, shared: bool) -> int | None:
         path = self._directory / name

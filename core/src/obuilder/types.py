@@ -139,3 +139,12 @@ class Holder:
     pid: int | None
     since: datetime
     others: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """Who has had it since when, as a clause: "process 7 has had since 10:11:12 UTC"."""
+        if self.others:
+            *first, last = (str(pid) for pid in (self.pid, *self.others))
+            who = f"processes {', '.join(first)} and {last} have"
+        else:
+            who = f"process {self.pid} has" if self.pid else "another process has"
+        return f"{who} had since {self.since:%H:%M:%S} UTC"

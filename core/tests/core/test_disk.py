@@ -42,6 +42,7 @@ CP = ProcessError("cp failed", returncode=1, stderr=b"cp: x: No space left on de
         (refusal(errno.EDQUOT), "store.full"),
         (refusal(errno.EROFS), "store.read-only"),
         (refusal(errno.ENOTCONN), "store.vanished"),
+        (refusal(errno.EMFILE), "store.open-files"),
         (caused(StoreError("copy"), caused(StoreError("cp"), CP)), "store.full"),
         (caused(FetchError("import"), refusal(errno.ESTALE)), "store.vanished"),
         (caused(SandboxError("x", code="sandbox.bundle"), refusal(errno.ENOSPC)), "store.full"),
@@ -86,6 +87,12 @@ def test_a_store_that_is_gone_is_the_reason_of_whatever_failed(tmp_path: Path) -
         assert caught.value.code == "store.vanished"
     with pytest.raises(BuildError), disk_errors(tmp_path / "gone"):
         raise BuildError("the build's own")
+
+
+def test_what_a_look_that_was_killed_left_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / "room").write_bytes(bytes(5))
+    assert has_room(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.fixture

@@ -156,6 +156,24 @@ async def test_a_long_wait_is_told_with_who_is_waited_for(
     assert not [event for event in pair.one.seen if isinstance(event, Waiting)]
 
 
+async def test_a_wait_for_who_has_saved_it_and_not_told_the_database_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "TELL_AFTER_S", 0.01)
+    watched = Events()
+    async with open_parts(tmp_path / "store") as parts:
+        id = (await parts.builder.build(SPEC)).id
+        with anyio.fail_after(60):
+            async with (
+                anyio.create_task_group() as tasks,
+                locks.Locks(parts.store.state_dir / "locks").hold(id),
+            ):
+                tasks.start_soon(parts.builder.build, SPEC, watched.context())
+                await watched.wait_for_event(Waiting)
+    (told,) = [event for event in watched.seen if isinstance(event, Waiting)]
+    assert (told.what, told.pid) == (f"the saving of {id}", os.getpid())
+
+
 async def test_a_hundred_clients_of_a_step_elsewhere_use_no_thread_and_leave_alone(
     tmp_path: Path,
 ) -> None:

@@ -237,14 +237,21 @@ async def test_clean_just_after_a_build_removes_everything(store: Path) -> None:
         await build(parts, "b", "one", "two")
 
 
-async def test_a_cache_in_use_stays(store: Path) -> None:
+async def test_a_cache_in_use_stays(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gone: list[str] = []
     async with open_parts(store) as parts:
         with anyio.fail_after(60):
+            async with blocked_build(parts, "a"):
+                pass  # whoever comes now finds a first version of the cache
             async with blocked_build(parts, "b"):
                 with pytest.raises(CacheBusy):
                     await parts.store.delete_cache("busy")
-                await parts.builder.clean()
+                await parts.builder.clean(on_delete=gone.append)
         assert await parts.store.caches() == ["busy"]
+        assert "cache busy" not in gone
+        assert caplog.messages == ["cache busy stays: a step is using it"]
+        await parts.builder.clean(on_delete=gone.append)
+        assert gone[-1] == "cache busy"
 
 
 async def test_a_health_check_runs_the_command_each_time_and_leaves_the_base(store: Path) -> None:

@@ -295,10 +295,15 @@ async def test_what_a_live_process_is_saving_is_left_to_it(store: Path) -> None:
         assert rows(store) == before
 
 
-async def test_a_database_that_is_not_there_is_made_from_the_results(store: Path) -> None:
+@pytest.mark.parametrize("left", [None, b""], ids=["gone", "empty"])
+async def test_a_database_that_is_lost_is_made_from_the_results(
+    store: Path, left: bytes | None
+) -> None:
     await built(store)
     before = rows(store)
     (store / "state/db/db.sqlite").unlink()
+    if left is not None:
+        (store / "state/db/db.sqlite").write_bytes(left)
     async with open_parts(store):
         assert rows(store) == before
 

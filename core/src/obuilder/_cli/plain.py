@@ -6,6 +6,7 @@ from obuilder import events
 from obuilder._cli.output import Output
 from obuilder._cli.turns import Made, Turns
 from obuilder.spec import quoted, step_heading
+from obuilder.types import Holder
 
 __all__ = ["PlainRenderer"]
 
@@ -70,21 +71,12 @@ def _bytes(event: events.Event) -> bytes:
             line = step_heading(workdir, op)
         case events.Note(text=text):
             line = text
-        case events.Waiting():
-            line = _waiting(event)
+        case events.Waiting(what=what, pid=pid, since=since, others=others):
+            holder = Holder(pid=pid, since=since, others=others)
+            line = f"Waiting for {what}, which {holder}"
         case events.BuildFinished(id=id):
             line = f'Got: "{id}"'
         case _:
             # An event of a later release: this output has no line for it.
             return b""
     return f"{line}\n".encode("utf-8", "surrogateescape")
-
-
-def _waiting(event: events.Waiting) -> str:
-    since = f"since {event.since:%H:%M:%S} UTC"
-    if event.others:
-        *first, last = (str(pid) for pid in (event.pid, *event.others))
-        who = f"processes {', '.join(first)} and {last} have"
-    else:
-        who = f"process {event.pid} has" if event.pid else "another process has"
-    return f"Waiting for {event.what}, which {who} had {since}"

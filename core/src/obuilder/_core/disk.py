@@ -1,5 +1,7 @@
 """What a full, a read-only or a vanished disk did: told from the cause of an error, in one place.
 
+Too few descriptors for the store's files count as such too.
+
 Backends say what they were doing, in words of their own; that the disk was
 to blame they leave in the error's cause. Here it gets a code and a hint.
 """
@@ -73,6 +75,14 @@ _VANISHED = _Trouble(
     numbers=frozenset({errno.ENOTCONN, errno.ESTALE, errno.ENODEV}),
     words=(b"Transport endpoint is not connected", b"Stale file handle"),
 )
+_OPEN_FILES = _Trouble(
+    code="store.open-files",
+    what="too many files are open",
+    hint="let obuilder have more (ulimit -n, or its service's LimitNOFILE=), or run fewer steps",
+    numbers=frozenset({errno.EMFILE, errno.ENFILE}),
+    words=(b"Too many open files",),
+)
+_TROUBLES = (_FULL, _READ_ONLY, _VANISHED, _OPEN_FILES)
 _OPEN_CODES = frozenset(
     {"store.location", "store.log-write", "sandbox.bundle", "sandbox.state-dir"}
 )
@@ -161,7 +171,7 @@ def _lacks(directory: Path, size_bytes: int) -> bool:
 
 
 def _trouble(error: Exception, state_dir: Path | None) -> _Trouble | None:
-    known = {trouble.code for trouble in (_FULL, _READ_ONLY, _VANISHED)}
+    known = {trouble.code for trouble in _TROUBLES}
     if isinstance(error, ObuilderError) and error.code in known:
         return None
     if state_dir is not None and not _is_directory(state_dir):
@@ -170,7 +180,7 @@ def _trouble(error: Exception, state_dir: Path | None) -> _Trouble | None:
         return None
     cause: BaseException | None = error
     while cause is not None:
-        for trouble in (_FULL, _READ_ONLY, _VANISHED):
+        for trouble in _TROUBLES:
             if _is_of(cause, trouble):
                 return trouble
         cause = cause.__cause__

@@ -111,12 +111,13 @@ class Pruner:
         removed = await self.prune(before=None, limit=2**62, on_delete=on_delete)
         removed += await self._remove_unknown(on_delete)
         for name in await self._store.caches():
-            if on_delete:
-                on_delete(f"cache {name}")
             try:
                 await self._store.delete_cache(name)
             except CacheBusy:
-                continue  # a step is using it
+                _logger.warning("cache %s stays: a step is using it", name)
+                continue
+            if on_delete:
+                on_delete(f"cache {name}")
             removed += 1
         await self._store.complete_deletes()
         return removed

@@ -1,5 +1,6 @@
 """Opening the database, and saying what is wrong with one that cannot be used."""
 
+import logging
 import os
 import sqlite3
 import time
@@ -11,9 +12,10 @@ from obuilder._core.database.schema import migrate, refuse_newer
 from obuilder._core.disk import FULL, FULL_HINT, has_room, is_full, update_in_place
 from obuilder.errors import DatabaseError
 
-__all__ = ["check_room", "connect", "naming_errors"]
+__all__ = ["begin_writing", "check_room", "connect", "naming_errors"]
 
 _BUSY_S = 30.0
+_TELL_AFTER_S = 1.0
 _AGAIN_S = 0.01
 _TORN_S = 1.0
 """How long a database may look damaged."""
@@ -21,6 +23,8 @@ _PRIMARY = 0xFF  # of an extended error code
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _NO_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_logger = logging.getLogger(__name__)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -43,6 +47,30 @@ def connect(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
         return connection
+
+
+def begin_writing(connection: sqlite3.Connection, path: Path) -> None:
+    """Begin a transaction that writes; told if another has the database for long. Blocking.
+
+    sqlite3.OperationalError if that one does not let go of it for 30 s more.
+    """
+    try:
+        with _waiting_at_most(connection, min(_TELL_AFTER_S, _BUSY_S)):
+            connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & _PRIMARY not in _LOCKED:
+            raise
+        _logger.warning("waiting for database %s, which another program has locked", path)
+        connection.execute("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _waiting_at_most(connection: sqlite3.Connection, time_s: float) -> Iterator[None]:
+    connection.execute(f"PRAGMA busy_timeout = {int(time_s * 1000)}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
 
 
 def check_room(path: Path) -> None:

@@ -13,7 +13,12 @@ from typing import Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from obuilder._core.database.connection import check_room, connect, naming_errors
+from obuilder._core.database.connection import (
+    begin_writing,
+    check_room,
+    connect,
+    naming_errors,
+)
 from obuilder._core.database.guard import sharing
 from obuilder._core.record import StepRecord
 from obuilder.types import Id
@@ -242,7 +247,7 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._connection.execute("BEGIN IMMEDIATE")
+        begin_writing(self._connection, self._path)
         try:
             yield self._connection
             self._connection.execute("COMMIT")
