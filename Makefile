@@ -64,9 +64,9 @@ fuzz:
 # By hand: for each store 200 kills take 10 minutes, 400 builds a few; 2,000 kill points an hour;
 # 1,000 builds 10 minutes.
 stress: venv system
-	OBUILDER_STRESS=400 OBUILDER_STORM=100 OBUILDER_STORES=$(STORES) $(BIN)/python -m pytest \
-		-q --timeout=3600 tests/test_stress.py tests/test_kill_storm.py
-	OBUILDER_CUTS=100 OBUILDER_KILL_STRIDE=1 OBUILDER_KILL_STORES=rsync,btrfs,reflink \
+	OBUILDER_STRESS=400 OBUILDER_STRESS_RUNC=100 OBUILDER_STORM=140 OBUILDER_STORES=$(STORES) \
+		$(BIN)/python -m pytest -q --timeout=3600 tests/test_stress.py tests/test_kill_storm.py
+	OBUILDER_CUTS=100 OBUILDER_KILL_STRIDE=1 OBUILDER_KILL_STORES=rsync,btrfs,reflink,overlayfs \
 		$(BIN)/python -m pytest -q -rP --timeout=7200 \
 		tests/test_kill_points.py tests/test_power_cut.py
 	OBUILDER_BUILDS=1000 $(BIN)/python -m pytest -q -s --timeout=3600 tests/test_long_runs.py

@@ -123,8 +123,10 @@ async def look(place: Place) -> Mapping[str, Look]:
 async def _look(place: Place, root: Path) -> Look:
     async with checking(place, root) as checker:
         findings = (await checker.check()).findings
+        # Before it is closed: of some stores results are whole only while somebody uses them.
+        results = {path.name: _result(path) for path in (root / "result").iterdir()}
     return Look(
-        results={path.name: _result(path) for path in (root / "result").iterdir()},
+        results=results,
         # A step that was killed after its cache was released has used it once more.
         caches={path.name: _tree(path, once=True) for path in (root / "cache").iterdir()},
         failed={path.name: _tree(path) for path in _entries(root / "state/failed")},
@@ -178,12 +180,7 @@ def _rows(root: Path) -> Mapping[str, tuple[object, ...]]:
 
 def _left(root: Path) -> Iterator[str]:
     """What should have been removed, unmounted or ended."""
-    for place in _EMPTY:
-        yield from (f"{place}/{path.name}" for path in _entries(root / place))
-    for place, good in (("state/db", _DATABASES), ("state/caches", _RECORDS)):
-        for path in _entries(root / place):
-            if not good.fullmatch(path.name):
-                yield f"{place}/{path.name}"
+    yield from _files_left(root)
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         if f" {root}/" in line:
             yield f"mounted: {line}"
@@ -193,6 +190,18 @@ def _left(root: Path) -> Iterator[str]:
             path = Path(directory, name)
             if path.is_file() and not path.is_symlink() and SECRET in path.read_bytes():
                 yield f"a secret in {path}"
+
+
+def _files_left(root: Path) -> Iterator[str]:
+    for place in _EMPTY:
+        yield from (f"{place}/{path.name}" for path in _entries(root / place))
+    for place, good in (("state/db", _DATABASES), ("state/caches", _RECORDS)):
+        for path in _entries(root / place):
+            if not good.fullmatch(path.name):
+                yield f"{place}/{path.name}"
+    for layer in _entries(root / "layer"):  # overlayfs alone has some
+        if not (root / "result" / layer.name).is_dir():
+            yield f"layer/{layer.name}"
 
 
 def _running(root: Path) -> Iterator[tuple[int, str]]:

@@ -1,9 +1,10 @@
 """Random builds that share prefixes and a cache, on a store that others use and prune.
 
-`python -m support.stress KIND STORE SEED BUILDS` makes some and says what went wrong.
+`python -m support.stress KIND SANDBOX STORE SEED BUILDS` makes some and says what went wrong.
 """
 
 import random
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -12,17 +13,20 @@ from pathlib import Path
 
 import anyio
 from support.builds import Events, Parts, ScriptedSandbox, open_parts, stage
+from support.runc_builds import SHELL, open_runc
 from support.store_kinds import KINDS
 
 from obuilder._core.checker.fsck import Checker
 from obuilder.interfaces import BuildLog
 from obuilder.types import RunConfig
 
-__all__ = ["AT_ONCE", "builds", "found_wrong", "opened", "pruning"]
+__all__ = ["AT_ONCE", "SANDBOXES", "builds", "found_wrong", "opened", "pruning"]
 
 STEPS = 5
 WORDS = 3
 AT_ONCE = 10
+SANDBOXES = ("inside", "runc")
+"""One that works inside the process, whose steps take no time, and the real one."""
 
 
 def spec(chance: random.Random) -> list[str]:
@@ -31,17 +35,23 @@ def spec(chance: random.Random) -> list[str]:
 
 
 def text(commands: Sequence[str]) -> str:
-    runs = " ".join(f"(run (cache (shared (target /c))) (shell {each}))" for each in commands)
-    return f"((from base) {runs})"
+    runs = (
+        f'(run (cache (shared (target /c))) (shell "for n in 0 1 2; do echo {each} $n; done;'
+        f' echo {each} > /{each}; echo {each} >> /c/log"))'
+        for each in commands
+    )
+    return f"{SHELL} {' '.join(runs)})"
 
 
 class StressSandbox(ScriptedSandbox):
-    """Each command prints lines, writes a file and appends to the cache."""
+    """Does itself what the shell would."""
 
     async def run(
         self, config: RunConfig, rootfs: Path, *, log: BuildLog, stdin: int | None = None
     ) -> None:
-        command = config.argv[-1]
+        found = re.search(r"echo (\S+)", config.argv[-1])
+        assert found
+        command = found[1]
         for number in range(3):
             await log.output(f"{command} {number}\n".encode())
             await anyio.lowlevel.checkpoint()
@@ -92,8 +102,10 @@ async def pruning(parts: Parts) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-def opened(kind: str, root: Path) -> AbstractAsyncContextManager[Parts]:
-    """A builder on the store of a kind at `root`."""
+def opened(kind: str, sandbox: str, root: Path) -> AbstractAsyncContextManager[Parts]:
+    """A builder on the store of a kind at `root`, with one of the `SANDBOXES`."""
+    if sandbox == "runc":
+        return open_runc(root, kind=KINDS[kind])
     return open_parts(root, sandbox=StressSandbox(), kind=KINDS[kind])
 
 
@@ -103,13 +115,14 @@ async def found_wrong(parts: Parts) -> list[str]:
     return [f"{finding.code}: {finding}" for finding in report.findings]
 
 
-async def _main(kind: str, store: Path, seed: int, count: int) -> int:
-    async with opened(kind, store) as parts:
-        wrong = await builds(parts, seed=seed, count=count)
+async def _main(kind: str, sandbox: str, store: str, seed: str, count: str) -> int:
+    async with opened(kind, sandbox, Path(store)) as parts:
+        wrong = await builds(parts, seed=int(seed), count=int(count))
     for line in wrong:
         sys.stdout.write(f"{line}\n")
     return len(wrong)
 
 
 if __name__ == "__main__":
-    sys.exit(anyio.run(_main, sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    kind, sandbox, store, seed, count = sys.argv[1:]
+    sys.exit(anyio.run(_main, kind, sandbox, store, seed, count))
