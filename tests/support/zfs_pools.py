@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -29,11 +30,22 @@ _LIMIT_S = 20.0
 _LOCK = Path("/run/lock/obuilder-tests-zfs-fuse")
 _PID_FILE = Path("/run/obuilder-tests-zfs-fuse.pid")
 _numbers = itertools.count()
+_USED = "used_zfs"
 _used: list[str] = []
 
 
 def kernel_has_zfs() -> bool:
     return Path("/sys/module/zfs").exists()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # xdist's, in one of its processes
+        session.config.workeroutput[_USED] = _used
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """One of xdist's processes has ended, and told what was used there."""
+    _used.extend(getattr(node, "workeroutput", {}).get(_USED, ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -78,7 +78,11 @@ def _run_in_vm(vm: list[str], shared: Path, files: list[str]) -> str:
 
 
 def _run(argv: list[str], limit_s: float) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=limit_s, check=False)
+    # Making the VM works in another root too, where this process's temporary directory is not.
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=limit_s, check=False, env=environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
