@@ -38,6 +38,7 @@ _EMPTY = (
     "state/locks",
     "state/scratch",
     "state/publishing",
+    "state/trying",
     "state/sandboxes/runc/bundles",
     "state/sandboxes/runc/runc",
 )

@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from pathlib import Path
 
@@ -342,6 +342,26 @@ async def test_a_place_is_tried_once(
     monkeypatch.setattr(probe, "_try", fail)
     async with open_store():
         pass
+
+
+async def test_what_one_left_that_was_killed_while_it_tried_the_place_is_removed(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount: Callable[..., None] = mounts.mount_overlay
+    with monkeypatch.context() as patch:
+
+        def die(*args: object, **kwargs: object) -> None:
+            mount(*args, **kwargs)
+            patch.setattr(probe, "_remove", lambda home: None)
+            raise StoreError("killed")
+
+        patch.setattr(mounts, "mount_overlay", die)
+        with pytest.raises(StoreError, match="killed"):
+            async with open_store():
+                pytest.fail("opened")
+    async with open_store() as store:
+        assert mounted(store) == []
+        assert not (store.state_dir / "trying").exists()
 
 
 async def test_a_place_where_names_of_a_file_part_is_refused(

@@ -1,8 +1,11 @@
 """Whether a place can hold layers: tried once for each kernel and file system, then remembered."""
 
 import errno
+import fcntl
 import os
-import tempfile
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from obuilder.durable import write_file
@@ -46,19 +49,16 @@ def check_location(root: Path) -> None:
 
 
 def _try(root: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="try-", dir=root / "state") as name:
-        home = Path(name)
+    home = root / "state" / "trying"
+    with _alone(root / "state"), _removed(home):
         for part in ("lower", "upper", "work", "merged"):
-            (home / part).mkdir()
+            (home / part).mkdir(parents=True)
         merged = home / "merged"
         (home / "lower" / "one").write_text("x")
         (home / "lower" / "two").hardlink_to(home / "lower" / "one")
         mounts.mount_overlay(merged, home=home, lower=["lower"], upper="upper", work="work")
-        try:
-            (merged / "one").write_text("y")
-            joined = (merged / "two").read_text() == "y"
-        finally:
-            mounts.unmount(merged, busy_ok=True)
+        (merged / "one").write_text("y")
+        joined = (merged / "two").read_text() == "y"
     if not joined:
         raise ConfigError(
             f"in layers in {root} a file with two names would become two files",
@@ -66,3 +66,30 @@ def _try(root: Path) -> None:
             hint=_HINT,
             code="store.location",
         )
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Not while another process tries, nor beside what one that was killed has left."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _removed(home: Path) -> Iterator[None]:
+    """See to it that `home` is not there before the block, nor after it."""
+    _remove(home)
+    try:
+        yield
+    finally:
+        _remove(home)
+
+
+def _remove(home: Path) -> None:
+    mounts.unmount(home / "merged", busy_ok=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(home)
