@@ -6,12 +6,14 @@ OBUILDER_STORES says which stores: `rsync,btrfs`, or `all`; OBUILDER_SEED the se
 
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio
 import pytest
@@ -31,11 +33,28 @@ STEP = (
 
 
 def kill(process: "subprocess.Popen[bytes]", how: str) -> None:
+    """Kill, and wait until no helper has a lock of the store any more.
+
+    They die with their builder, but the kernel may first have to finish what one is doing.
+    """
     below = list(descendants(process.pid))
     killed = {"builder": [process.pid], "helpers": below, "all": [process.pid, *below]}[how]
-    for pid in killed:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    with ExitStack() as opened:
+        helpers = [opened.enter_context(pidfd) for pid in below if (pidfd := holding(pid))]
+        for pid in killed:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pidfd in helpers:
+            assert select.select([pidfd], [], [], LIMIT_S)[0], "it does not die"
+
+
+def holding(pid: int) -> BinaryIO | None:
+    """A descriptor of a process that has a lock; None: it has none."""
+    with suppress(OSError):  # it has ended
+        names = [os.readlink(each.path) for each in os.scandir(f"/proc/{pid}/fd")]
+        if any("/state/locks/" in name for name in names):
+            return os.fdopen(os.pidfd_open(pid), "rb")
+    return None
 
 
 async def check_results(kind: str, root: Path) -> None:

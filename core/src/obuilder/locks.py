@@ -31,7 +31,7 @@ from obuilder._inherited import inherited
 from obuilder.errors import StoreError
 from obuilder.types import Holder, Id
 
-__all__ = ["Locks", "OnWait", "Trace", "use_lock", "waits_told"]
+__all__ = ["Locks", "OnWait", "Tenure", "Trace", "use_lock", "waits_told"]
 
 TELL_AFTER_S = 1.0
 """How long a wait for a lock may take before it is told."""
@@ -40,6 +40,9 @@ _UNMARKED, _MARKED = 0o600, 0o640
 
 Trace = tuple[int, int, int]
 """What tells the file of an abandoned lock from any other."""
+
+Tenure = tuple[int, int]
+"""What tells one who holds a lock alone from those before and after."""
 
 
 def use_lock(id: Id) -> str:
@@ -86,13 +89,14 @@ class Locks:
         shared: bool = False,
         inherit: bool = True,
         on_wait: OnWait | None = None,
+        on_next: Callable[[], None] | None = None,
     ) -> AsyncIterator[None]:
         """Hold a lock for the block, waiting for it as long as it takes.
 
         `shared`: with others who hold it shared. `inherit`: helpers that are started
         in the block have it too; not for a block that another task may end. `on_wait` is
-        told if it takes long. Raises StoreError if the file system refuses.
-        Cancelling stops the wait at once.
+        told if it takes long, `on_next` when the one who had it has released it and another
+        has it. Raises StoreError if the file system refuses. Cancelling stops the wait at once.
         """
         descriptor = self._try(name, shared=shared)
         on_wait = on_wait or _told.get()
@@ -101,11 +105,15 @@ class Locks:
             with anyio.move_on_after(TELL_AFTER_S):
                 while descriptor is None:
                     descriptor = await self._wait(name, shared=shared)
+                    if descriptor is None and on_next is not None:
+                        on_next()
             holder = self.holder(name) if descriptor is None else None
             if holder is not None:
                 await on_wait(holder)
         while descriptor is None:
             descriptor = await self._wait(name, shared=shared)
+            if descriptor is None and on_next is not None:
+                on_next()
         if not shared:
             _take_over(descriptor)
         try:
@@ -196,6 +204,17 @@ class Locks:
             return datetime.fromtimestamp(self.path(name).stat().st_mtime, UTC)
         except OSError:  # it has been released
             return None
+
+    def tenure(self, name: str) -> Tenure | None:
+        """Whose turn with a lock it is: another for each who takes it alone; None: nobody has it.
+
+        Not a time to compare: the clock may be set back.
+        """
+        try:
+            status = self.path(name).stat()
+        except OSError:  # it has been released
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     def path(self, name: str) -> Path:
         """Where the file of a lock lies, while it is held."""

@@ -143,6 +143,38 @@ async def test_the_second_makes_the_step_if_the_first_is_cancelled(tmp_path: Pat
     assert pair.two.steps[-1][1] is False
 
 
+async def test_who_follows_one_that_is_cancelled_follows_the_next_from_its_beginning(
+    tmp_path: Path,
+) -> None:
+    may_end = anyio.Event()
+
+    async def anew(call: Call) -> None:
+        await call.log.output(b"anew, and with more text than the first had printed\n")
+        await may_end.wait()
+        await call.log.output(b"ended\n")
+
+    pair, third = Pair(), Events()
+    pair.sandboxes[1].scripts["slow"] = anew
+    sandbox = ScriptedSandbox(scripts={"slow": anew})
+    async with (
+        open_parts(tmp_path / "store", sandbox=sandbox) as parts,
+        pair.both_running(tmp_path / "store"),
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(parts.builder.build, SPEC, third.context())
+        await third.wait_for(BEGUN)
+        pair.cancel_first.cancel()
+        for seen in (pair.two, third):
+            await seen.wait_for(b"anew")
+        may_end.set()
+    whole = BEGUN + b"anew, and with more text than the first had printed\nended\n"
+    assert [pair.two.output, third.output] == [whole] * 2
+    (follower,) = [each for each in (pair.two, third) if each.steps[-1][1]]
+    assert follower.notes[-1] == "the process that made this step is gone; another makes it again"
+    told = [event.pid for event in follower.seen if isinstance(event, Waiting)]
+    assert told == [os.getpid()]
+
+
 async def test_a_long_wait_is_told_with_who_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

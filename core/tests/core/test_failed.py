@@ -26,7 +26,9 @@ def test_log_and_error_are_kept_and_replaced(tmp_path: Path) -> None:
     assert keep(tmp_path / "failed", "a", b"\xffsecond") == kept
     assert (kept / "log").read_bytes() == b"\xffsecond"
     error = json.loads((kept / "error.json").read_text())
-    words = {"kind": "build", "code": "some.code", "what": "no", "where": None, "hint": "do"}
+    words: dict[str, object] = {"kind": "build", "code": "some.code", "what": "no"}
+    words |= {"where": None, "hint": "do"}
+    words |= {"skipped_bytes": 0, "tenure": None}
     assert error == {"id": "a", "type": "BuildError", **words}
 
 

@@ -103,6 +103,34 @@ async def test_after_a_kill_the_next_builder_removes_all_and_builds(
     assert os.listdir(store / "state" / "db") == ["db.sqlite"]
 
 
+async def test_who_follows_one_that_is_killed_follows_the_next_who_makes_the_step(
+    tmp_path: Path, anyio_backend_name: str
+) -> None:
+    store = tmp_path / "store"
+    clients = Events(), Events()
+    async with (
+        building_child(store, anyio_backend_name) as child,
+        open_runc(store) as one,
+        open_runc(store) as two,
+    ):
+        with anyio.fail_after(LIMIT_S):
+            async with anyio.create_task_group() as tasks:
+                for parts, seen in zip((one, two), clients, strict=True):
+                    tasks.start_soon(parts.builder.build, stage(SPEC), seen.context(s=SECRET))
+                    await seen.wait_for(b"begun")
+                os.kill(child.pid, signal.SIGKILL)
+                await child.wait()
+                for seen in clients:
+                    await seen.wait_for(b"begun\nbegun\n")  # while it runs
+                (running,) = (store / "result-tmp").iterdir()
+                (running / "rootfs" / "go").touch()
+    assert [seen.output for seen in clients] == [b"first\nbegun\nbegun\nended\n"] * 2
+    assert sorted(seen.notes[-1] for seen in clients) == [
+        "the process that made this step is gone; another makes it again",
+        "the process that made this step is gone; it is made again",
+    ]
+
+
 async def test_a_live_builder_in_another_process_is_not_disturbed(
     tmp_path: Path, anyio_backend_name: str
 ) -> None:

@@ -1,25 +1,27 @@
 """Waiting for a step that another process makes: its log is followed, its error is shared."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from obuilder._core.failed import kept_error, kept_log
+from obuilder._core.failed import kept_failure
 from obuilder._core.inflight import Followers
 from obuilder._core.inotify import Watch
 from obuilder._core.other_log import OtherLog
 from obuilder._core.pieces import Wait, telling
 from obuilder.errors import ErrorKind
 from obuilder.interfaces import Store
-from obuilder.locks import Locks
+from obuilder.locks import Locks, Tenure
 from obuilder.types import Id
 
 __all__ = ["Elsewhere", "hold_followed"]
+
+SAME_STEP = "the same step"
 
 _logger = logging.getLogger(__name__)
 
@@ -32,8 +34,16 @@ class Elsewhere:
         self._locks = locks
         self._id = id
         self._followers = followers
-        self.begun: datetime | None = None
+        self._seen: set[Tenure] = set()
         self._log: OtherLog | None = None
+        self._maker: Tenure | None = None
+
+    def meet(self) -> Tenure | None:
+        """Note who has the lock now."""
+        tenure = self._locks.tenure(self._id)
+        if tenure is not None:
+            self._seen.add(tenure)
+        return tenure
 
     async def follow(self) -> None:
         """Follow the log of whoever has the lock, until cancelled.
@@ -52,18 +62,27 @@ class Elsewhere:
         of_log: int | None = None
         watch.add(self._locks.path(self._id))
         while True:
-            if self._log is None and self._locks.is_marked(self._id):
+            tenure = self.meet()
+            # Who gets the lock next need not make the step: it may find that it is made.
+            if self._locks.is_marked(self._id) and (self._log is None or tenure != self._maker):
                 path = await self._store.log_file(self._id)
                 with suppress(FileNotFoundError):  # it has just been saved, or removed
                     of_log = watch.add(path)
-                    self._log = OtherLog(path)
-                    self._log.grow()
-                    self._followers.publish(self._log)
+                    self._begin(path, tenure)
             changed = await watch.changed()
-            if self._log is not None and of_log in changed and not self._log.grow():
-                # Another has come after one who died, and begins anew.
-                self._log.end(None)
-                self._log = None
+            if self._log is not None and of_log in changed:
+                self._log.grow()
+
+    def _begin(self, path: Path, maker: Tenure | None) -> None:
+        if self._log is not None:
+            self._log.end(None)
+            self._followers.tell("the process that made this step is gone; another makes it again")
+            holder = self._locks.holder(self._id)
+            if holder is not None:
+                self._followers.tell(Wait(what=SAME_STEP, holder=holder))
+        self._log, self._maker = OtherLog(path), maker
+        self._log.grow()
+        self._followers.publish(self._log)
 
     def tell(self, wait: Wait) -> None:
         """Tell the followers now, also while they follow a log."""
@@ -73,7 +92,9 @@ class Elsewhere:
         """The step has a result. Whether all of its log is told, or will be."""
         if self._log is None:
             return False
-        self._log.end(await self._store.log_file(self._id))
+        if not self._log.end(await self._store.log_file(self._id)):
+            self._followers.tell("the process that made this step is gone; another has made it")
+            return False
         return True
 
     async def failed(self) -> None:
@@ -81,12 +102,17 @@ class Elsewhere:
 
         Nor what lay in the infrastructure: it may be better by now.
         """
-        if self.begun is None:
+        if not self._seen:
             return
         kept = self._store.state_dir / "failed"
-        error = await anyio.to_thread.run_sync(kept_error, kept, self._id, self.begun)
-        if self._log is not None:
-            self._log.end(kept_log(kept, self._id) if error else None)
+        failure = await anyio.to_thread.run_sync(kept_failure, kept, self._id)
+        if failure is not None and failure.tenure not in self._seen:
+            failure = None
+        if self._log is not None and failure is None:
+            self._log.end(None)
+        elif self._log is not None and failure is not None:
+            self._log.end(failure.log, skipped=failure.skipped_bytes)
+        error = failure.error if failure else None
         if error is not None and error.kind is not ErrorKind.INFRASTRUCTURE:
             raise error
         why = f"failed: {error.what}" if error else "is gone"
@@ -102,15 +128,30 @@ async def hold_followed(
     failure: Exception | None = None
     async with AsyncExitStack() as held:
         if not held.enter_context(locks.try_hold(id)):
-            elsewhere.begun = locks.since(id)
+            elsewhere.meet()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(elsewhere.follow)
+                following = anyio.CancelScope()
+
+                def follow() -> None:
+                    # The file that was watched is another's now, or gone.
+                    nonlocal following
+                    following.cancel()
+                    following = anyio.CancelScope()
+                    tasks.start_soon(_run, following, elsewhere.follow)
+
+                follow()
                 try:
-                    on_wait = telling("the same step", elsewhere.tell)
-                    await held.enter_async_context(locks.hold(id, on_wait=on_wait))
+                    on_wait = telling(SAME_STEP, elsewhere.tell)
+                    waiting = locks.hold(id, on_wait=on_wait, on_next=follow)
+                    await held.enter_async_context(waiting)
                 except Exception as error:  # noqa: BLE001 - raised again outside the task group
                     failure = error
                 tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
         yield elsewhere
+
+
+async def _run(scope: anyio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await work()

@@ -4,24 +4,41 @@ import json
 import os
 import shutil
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from obuilder import errors
 from obuilder.errors import CommandFailed, ObuilderError
+from obuilder.locks import Tenure
 from obuilder.types import Id
 
-__all__ = ["forget_failure", "keep_failure", "kept_error", "kept_log"]
+__all__ = ["KeptFailure", "forget_failure", "keep_failure", "kept_failure"]
 
 _KEPT = 100
 _KEPT_BYTES = 100 << 20
 
 
-def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptFailure:
+    """What is kept of a step that failed: `error` as it was raised, and by whom.
+
+    `log` lacks the first `skipped_bytes` of the step's.
+    """
+
+    error: ObuilderError
+    log: Path
+    skipped_bytes: int
+    tenure: Tenure | None
+
+
+def keep_failure(
+    directory: Path, id: Id, log: Path, *, error: ObuilderError, tenure: Tenure | None = None
+) -> None:
     """Keep a copy of a failed step's log and its error in `directory/ID`. Blocking.
 
-    Only the last 100 are kept, at most 100 MiB of logs. Raises OSError.
+    Only the last 100 are kept, at most 100 MiB of logs. `tenure` is the maker's, with the lock
+    of the step. Raises OSError.
     """
     target = directory / id
     shutil.rmtree(target, ignore_errors=True)
@@ -29,7 +46,7 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
     target.mkdir()
     with log.open("rb") as source, (target / "log").open("wb") as copy:
         # Of one that is longer than all may be together, the end tells most.
-        source.seek(max(0, log.stat().st_size - _KEPT_BYTES))
+        skipped = source.seek(max(0, log.stat().st_size - _KEPT_BYTES))
         shutil.copyfileobj(source, copy)
     words: dict[str, Any] = {
         "kind": error.kind,
@@ -37,6 +54,8 @@ def keep_failure(directory: Path, id: Id, log: Path, *, error: ObuilderError) ->
         "what": error.what,
         "where": error.where,
         "hint": error.hint,
+        "skipped_bytes": skipped,
+        "tenure": tenure,
     }
     if isinstance(error, CommandFailed):
         words |= {"argv": error.argv, "status": error.status}
@@ -53,30 +72,28 @@ def forget_failure(directory: Path, id: Id) -> None:
     shutil.rmtree(directory / id, ignore_errors=True)
 
 
-def kept_error(directory: Path, id: Id, since: datetime) -> ObuilderError | None:
-    """The error of a step that failed after `since`, as it was raised; None: none is kept.
-
-    Blocking.
-    """
-    path = directory / id / "error.json"
+def kept_failure(directory: Path, id: Id) -> KeptFailure | None:
+    """What is kept of a step that failed; None: nothing. Blocking."""
     try:
-        if path.stat().st_mtime < since.timestamp():
-            return None
-        words = json.loads(path.read_bytes())
-        if words["type"] == CommandFailed.__name__:
-            argv = tuple(map(str, words["argv"]))
-            return CommandFailed(argv, int(words["status"]), hint=words["hint"])
-        kind = getattr(errors, words["type"])
-        error: ObuilderError = kind(words["what"], hint=words["hint"], code=words["code"])
-        error.where = words["where"]
+        words = json.loads((directory / id / "error.json").read_bytes())
+        return KeptFailure(
+            error=_error(words),
+            log=directory / id / "log",
+            skipped_bytes=int(words["skipped_bytes"]),
+            tenure=tuple(words["tenure"]) if words["tenure"] else None,
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # another process is removing it, or it is of an older release
+
+
+def _error(words: dict[str, Any]) -> ObuilderError:
+    if words["type"] == CommandFailed.__name__:
+        argv = tuple(map(str, words["argv"]))
+        return CommandFailed(argv, int(words["status"]), hint=words["hint"])
+    kind = getattr(errors, words["type"])
+    error: ObuilderError = kind(words["what"], hint=words["hint"], code=words["code"])
+    error.where = words["where"]
     return error
-
-
-def kept_log(directory: Path, id: Id) -> Path:
-    """Where the log of a failed step is kept."""
-    return directory / id / "log"
 
 
 def _newest_first(entry: os.DirEntry[str]) -> int:

@@ -51,6 +51,10 @@ class Followers(Protocol):
     def publish(self, log: Log) -> None:
         """Let them follow a log, as soon as there is one."""
 
+    @property
+    def have_left(self) -> bool:
+        """Whether nobody follows any more, nor will."""
+
 
 Work = Callable[[Followers], Awaitable[Outcome]]
 """Makes a step."""
@@ -108,6 +112,10 @@ class _Execution:
 
     def publish(self, log: Log) -> None:
         self._add(log)
+
+    @property
+    def have_left(self) -> bool:
+        return self.leaving
 
     def finish(self) -> None:
         self.done.set()

@@ -193,7 +193,7 @@ class Keeper:
             raise BuildError("no new step is begun: the builder drains", code="build.drained")
 
     async def _in_directory(self, step: Step, directory: Path, followers: Followers) -> StepRecord:
-        async with self._log(step.id) as log:
+        async with self._log(step.id, followers) as log:
             followers.publish(log)
             try:
                 with disk_errors(self._store.state_dir):
@@ -217,7 +217,7 @@ class Keeper:
             raise full(error.what) from error
 
     @asynccontextmanager
-    async def _log(self, id: Id) -> AsyncIterator[StepLog]:
+    async def _log(self, id: Id, followers: Followers) -> AsyncIterator[StepLog]:
         log = StepLog(await self._store.log_file(id))
         self._locks.mark(id)
         try:
@@ -225,6 +225,8 @@ class Keeper:
         except BaseException:
             log.close()
             # The build is going to be discarded, and followers still have the log open.
+            if followers.have_left:
+                log.dispose()
             with anyio.CancelScope(shield=True):
                 await self._detach(log)
             raise
@@ -277,9 +279,11 @@ class Keeper:
 
     async def _keep_failure(self, id: Id, error: ObuilderError) -> None:
         log = await self._store.log_file(id)
-        kept = self._failed
+        kept, tenure = self._failed, self._locks.tenure(id)
         try:
-            await anyio.to_thread.run_sync(lambda: keep_failure(kept, id, log, error=error))
+            await anyio.to_thread.run_sync(
+                lambda: keep_failure(kept, id, log, error=error, tenure=tenure)
+            )
             _logger.info("the log of the failed step is kept in %s", kept / id)
         except OSError as failure:
             # The step's own error matters more than our copy of its log.

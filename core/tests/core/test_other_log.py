@@ -1,0 +1,69 @@
+"""The log of another process's step: where it goes on, and what is not its own."""
+
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from obuilder._core.other_log import OtherLog
+from obuilder._core.pieces import Piece
+
+pytestmark = pytest.mark.anyio
+
+
+async def followed(log: OtherLog) -> list[Piece]:
+    async with aclosing(log.follow()) as pieces:
+        return [piece async for piece in pieces]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+async def test_it_goes_on_where_it_lies_now(path: Path, tmp_path: Path) -> None:
+    path.write_bytes(b"one\n")
+    log = OtherLog(path)
+    log.grow()
+    path.write_bytes(b"one\ntwo\n")
+    log.grow()
+    moved = path.rename(tmp_path / "saved")
+    with moved.open("ab") as file:
+        file.write(b"three\n")
+    assert log.end(moved)
+    assert await followed(log) == [b"one\ntwo\nthree\n"]
+
+
+async def test_another_log_is_not_taken_for_its_end(path: Path, tmp_path: Path) -> None:
+    path.write_bytes(b"mine, 1\n")
+    log = OtherLog(path)
+    log.grow()
+    other = tmp_path / "other"
+    other.write_bytes(b"another's, and longer\n")
+    assert not log.end(other)
+    assert await followed(log) == []
+
+
+async def test_nothing_is_read_of_a_file_that_took_its_place(path: Path) -> None:
+    path.write_bytes(b"mine, 1\n")
+    log = OtherLog(path)
+    log.grow()
+    path.rename(path.with_name("old"))  # so that its number is not given again
+    path.write_bytes(b"another's, and longer\n")
+    log.grow()
+    log.end(None)
+    assert await followed(log) == []
+
+
+async def test_of_a_log_whose_beginning_was_not_kept_that_is_told(
+    path: Path, tmp_path: Path
+) -> None:
+    path.write_bytes(b"0123456789")
+    log = OtherLog(path)
+    log.grow()
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"456789end")
+    assert log.end(kept, skipped=4)
+    told, *rest = await followed(log)
+    assert told == "4 bytes of the log were not kept, and are left out"
+    assert rest == [b"456789end"]
