@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import anyio
 import pytest
 from support.builds import Call, ScriptedSandbox, open_parts, stage
 from support.command import Command
@@ -82,6 +83,7 @@ async def test_a_locked_database_is_an_error_and_what_was_saved_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connection, "_BUSY_S", 0.05)
+    monkeypatch.setattr(connection, "_TELL_AFTER_S", 0.02)
     async with open_parts(tmp_path / "store") as parts:
         await parts.builder.build(stage("((from b))"))
         database = parts.store.state_dir / "db" / "db.sqlite"
@@ -100,6 +102,11 @@ async def test_a_locked_database_is_an_error_and_what_was_saved_is_found_again(
                 caplog.clear()
                 assert caught.value.kind is ErrorKind.INFRASTRUCTURE
                 assert caught.value.hint
+            with anyio.move_on_after(0.01) as scope:
+                monkeypatch.setattr(connection, "_BUSY_S", 3600.0)
+                await parts.builder.build(SPEC)
+            assert scope.cancelled_caught
+            monkeypatch.setattr(connection, "_BUSY_S", 0.05)
         await parts.builder.build(SPEC)
         await parts.builder.build(stage("((from another))"))
         # It was saved when the database could not be told.

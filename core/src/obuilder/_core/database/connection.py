@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import anyio.from_thread
+
 from obuilder._core.database.schema import migrate, refuse_newer
 from obuilder._core.disk import FULL, FULL_HINT, has_room, is_full, update_in_place
 from obuilder.errors import DatabaseError
@@ -52,16 +54,23 @@ def connect(path: Path) -> sqlite3.Connection:
 def begin_writing(connection: sqlite3.Connection, path: Path) -> None:
     """Begin a transaction that writes; told if another has the database for long. Blocking.
 
-    sqlite3.OperationalError if that one does not let go of it for 30 s more.
+    In a worker thread of anyio's: a cancelled task waits on for a second at most.
+    sqlite3.OperationalError if the other does not let go of it within 30 s.
     """
-    try:
-        with _waiting_at_most(connection, min(_TELL_AFTER_S, _BUSY_S)):
-            connection.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & _PRIMARY not in _LOCKED:
-            raise
-        _logger.warning("waiting for database %s, which another program has locked", path)
-        connection.execute("BEGIN IMMEDIATE")
+    deadline, told = time.monotonic() + _BUSY_S, False
+    while True:
+        try:
+            with _waiting_at_most(connection, min(_TELL_AFTER_S, _BUSY_S)):
+                connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY not in _LOCKED or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        if not told:
+            _logger.warning("waiting for database %s, which another program has locked", path)
+            told = True
+        anyio.from_thread.check_cancelled()
 
 
 @contextmanager
