@@ -44,6 +44,8 @@ _EMPTY = (
 )
 _DATABASES = re.compile(r"db\.sqlite(\.damaged-[^/]*)?")
 _RECORDS = re.compile(r"[^.].*")
+# What the next command to open the store puts in order; all else would be damage.
+_LEFT = re.compile(r" fsck\.(leftover-|stale-lock|scratch|unknown-result|missing-result|cache-rec)")
 _MEASURED = ("duration_s", "size_bytes")
 
 Tree = Mapping[str, tuple[object, ...]]
@@ -63,8 +65,13 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What was found after a kill: once the store was opened, and once all was done again."""
+    """What was found after a kill.
 
+    `at_once`: by a check that came first. Then once the store was opened, and once all was
+    done again.
+    """
+
+    at_once: tuple[str, ...]
     opened: Mapping[str, Look] | None
     outcome: Any
     last: Mapping[str, Look] = field(repr=False)
@@ -74,6 +81,7 @@ def verify(steps: DurableSteps, name: str, place: Place) -> Verified:
     """Open the store that a kill left, look, do the same again, and look once more."""
 
     async def main() -> Verified:
+        at_once = tuple(await _check_at_once(place))
         try:
             await open_all(place)
         except DatabaseError:
@@ -84,7 +92,7 @@ def verify(steps: DurableSteps, name: str, place: Place) -> Verified:
             after = await look(place)
         outcome = await OPERATIONS[name].work(steps, place)
         await open_all(place)
-        return Verified(opened=after, outcome=outcome, last=await look(place))
+        return Verified(at_once=at_once, opened=after, outcome=outcome, last=await look(place))
 
     return anyio.run(main, backend=place.backend)
 
@@ -104,6 +112,17 @@ def _look_at(steps: DurableSteps, place: Place, opening: bool) -> Mapping[str, L
         return await look(place)
 
     return anyio.run(main, backend=place.backend)
+
+
+async def _check_at_once(place: Place) -> list[str]:
+    """What a check finds that comes before anything has been put in order."""
+    found: list[str] = []
+    for root in (place.root, place.other):
+        if (root / "state").is_dir():
+            async with checking(place, root) as checker:
+                findings = (await checker.check()).findings
+            found += [f"{root.name}: {each.code} {each.key}: {each.what}" for each in findings]
+    return found
 
 
 async def open_all(place: Place) -> None:
@@ -130,7 +149,7 @@ async def _look(place: Place, root: Path) -> Look:
         results=results,
         # A step that was killed after its cache was released has used it once more.
         caches={path.name: _tree(path, once=True) for path in (root / "cache").iterdir()},
-        failed={path.name: _tree(path) for path in _entries(root / "state/failed")},
+        failed={path.name: _failed(path) for path in _entries(root / "state/failed")},
         rows=_rows(root),
         left=tuple(_left(root)),
         findings=tuple(f"{each.code} {each.key}: {each.what}" for each in findings),
@@ -146,6 +165,15 @@ def _result(path: Path) -> Tree:
     with suppress(FileNotFoundError, ValueError):  # OBuilder's has none; what is damaged differs
         record = json.loads((path / "obuilder.json").read_bytes())
         tree["obuilder.json"] = tuple((k, v) for k, v in record.items() if k not in _MEASURED)
+    return tree
+
+
+def _failed(path: Path) -> Tree:
+    """A failure that is kept, without whose it is."""
+    tree = dict(_tree(path))
+    with suppress(FileNotFoundError, ValueError):  # what is not whole differs
+        words = json.loads((path / "error.json").read_bytes())
+        tree["error.json"] = tuple((k, v) for k, v in words.items() if k != "tenure")
     return tree
 
 
@@ -234,7 +262,10 @@ def wrong_after(
         name: {**(before[name].results if name in before else {}), **each.results}
         for name, each in good.items()
     }
-    return wrong_results(verified.opened or {}, known, mends=mends)
+    wrong = wrong_results(verified.opened or {}, known, mends=mends)
+    if not mends:
+        wrong += [f"at once: {each}" for each in verified.at_once if not _LEFT.search(each)]
+    return wrong
 
 
 def wrong_results(
