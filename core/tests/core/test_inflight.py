@@ -1,5 +1,6 @@
 """One execution per id: shared, failed for all, cancelled by the last, restarted by a newcomer."""
 
+import asyncio
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +102,24 @@ async def test_the_last_follower_leaving_cancels_the_step_and_leaves_with_it(
         assert not bench.inflight.is_running(ID)
     assert (second.outcome, second.error) == (None, None)
     assert second.scope.cancelled_caught
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_asyncios_own_cancellation_of_the_last_is_delivered_no_sooner(
+    tmp_path: Path,
+) -> None:
+    async with open_bench(tmp_path) as bench:
+        client = Client(waiting_for=b"begun")
+        task = asyncio.create_task(bench.inflight.share(ID, bench.work, client.sink))
+        await client.got.wait()
+        task.cancel()
+        await bench.in_cleanup.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert not task.done()
+        bench.clean_up.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert bench.ended == ["cancelled"]
 
 
 async def test_a_newcomer_is_told_once_that_it_waits_for_the_clean_up(
