@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from obuilder._cli import report
+from obuilder.errors import SpecError
 
 LIMIT_S = 60
 MAIN = "from obuilder._cli.main import main; main()"
@@ -51,6 +55,64 @@ def test_a_reader_that_stalls_holds_up_no_signal(workplace: Path, number: signal
     assert status == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert errors in (b"Build cancelled\n", b"Interrupted\n")
     assert list((workplace / "store" / "result-tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_reader_of_both_outputs_that_stalls_keeps_no_process(
+    workplace: Path, number: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        argv(workplace),
+        env=environment(workplace),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout
+        try:
+            seen = b""
+            while b"xxxxx" not in seen:  # what it would say at its end finds no room
+                seen += os.read(process.stdout.fileno(), 100)
+            process.send_signal(number)
+            assert process.wait(LIMIT_S) == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+        finally:
+            process.kill()
+    assert list((workplace / "store" / "result-tmp").iterdir()) == []
+
+
+def test_warnings_that_nobody_reads_hold_up_no_build_and_no_signal(workplace: Path) -> None:
+    fakes = workplace / "site" / "fakes.py"
+    warning = 'import logging\n        logging.warning("w" * 400_000)\n        '
+    before = "await log.output("
+    fakes.write_text(fakes.read_text().replace(before, warning + before))
+    (workplace / "spec").write_text("((from busybox) (shell sh) (run (shell wait)))")
+    with subprocess.Popen(
+        argv(workplace),
+        env=environment(workplace),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        try:
+            assert b"wait\n" in iter(process.stdout.readline, b"")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LIMIT_S) == 143
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("error", [SpecError("no"), ZeroDivisionError(), KeyboardInterrupt()])
+def test_ctrl_c_kills_who_is_stuck_in_its_last_words(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    then: list[object] = []
+    monkeypatch.setattr(report, "say", lambda _: then.append(signal.getsignal(signal.SIGINT)))
+    with pytest.raises(typer.Exit), report.reporting(verbose=False):
+        raise error
+    assert set(then) == {signal.SIG_DFL}
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.mark.parametrize("more", [{}, {"PYTHONUNBUFFERED": "1"}])

@@ -303,3 +303,32 @@ async def test_what_an_observer_hears(tmp_path: Path) -> None:
         ("done", "run", failing, False, CommandFailed),
         ("built", CommandFailed),
     ]
+
+
+@pytest.mark.parametrize("options", ["", "(buildkit_options ((sharing locked)))"])
+async def test_a_cache_with_two_targets_is_one_and_loses_nothing(
+    tmp_path: Path, options: str
+) -> None:
+    async def write(call: Call) -> None:
+        for mount in call.config.mounts:
+            with (mount.source / "lines").open("a") as lines:
+                lines.write(f"{mount.target}\n")
+
+    found: list[str] = []
+
+    async def read(call: Call) -> None:
+        (mount,) = call.config.mounts
+        found.append((mount.source / "lines").read_text())
+
+    spec = stage(f"""
+        ((from b)
+         (run (cache (c (target /one) {options}) (c (target /two) {options})) (shell write))
+         (run (cache (c (target /c) {options})) (shell read)))
+    """)
+    seen = Events()
+    sandbox = ScriptedSandbox(scripts={"write": write, "read": read})
+    async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+        await parts.builder.build(spec, seen.context())
+    assert [mount.target for mount in sandbox.calls[0].mounts] == ["/one", "/two"]
+    assert found == ["/one\n/two\n"]
+    assert seen.notes == ["fetching b"]

@@ -182,15 +182,29 @@ async def test_a_step_that_is_still_ending_keeps_its_base(tmp_path: Path) -> Non
     async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
         with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(
-                    parts.builder.build, stage("((from b) (run (shell slow)))"), seen.context()
-                )
+                left = anyio.Event()
+
+                async def client() -> None:
+                    try:
+                        await parts.builder.build(
+                            stage("((from b) (run (shell slow)))"), seen.context()
+                        )
+                    finally:
+                        left.set()
+
+                tasks.start_soon(client)
                 await seen.wait_for(b"begun")
                 tasks.cancel_scope.cancel()
-            await ending.wait()
-            # The client has gone, the step has not.
-            removed = await parts.builder.clean()
-            may_end.set()
+                with anyio.CancelScope(shield=True):
+                    await ending.wait()
+                    removed = await parts.builder.clean()
+                    # What is delivered to the client is that the step has ended.
+                    await anyio.wait_all_tasks_blocked()
+                    left_early = left.is_set()
+                    may_end.set()
+            assert left.is_set()
+            assert not left_early
+            assert parts.temporary() == []
     assert removed == 0
 
 

@@ -1,5 +1,8 @@
 """One execution per id: shared, failed for all, cancelled by the last, restarted by a newcomer."""
 
+import asyncio
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -8,9 +11,10 @@ import pytest
 from support.builds import descriptors
 from support.inflight import ID, Client, open_bench
 
+from obuilder import locks
 from obuilder._core.build_log import StepLog
 from obuilder._core.inflight import Followers, Inflight, Outcome
-from obuilder._core.pieces import Piece, Sink
+from obuilder._core.pieces import Piece, Sink, Wait
 from obuilder.errors import BuildError
 
 pytestmark = pytest.mark.anyio
@@ -78,18 +82,68 @@ async def test_one_of_two_that_cancels_leaves_the_step_to_the_other(tmp_path: Pa
     assert bench.ended == ["done"]
 
 
-async def test_the_last_follower_leaving_cancels_the_step(tmp_path: Path) -> None:
+async def test_the_last_follower_leaving_cancels_the_step_and_leaves_with_it(
+    tmp_path: Path,
+) -> None:
     async with open_bench(tmp_path) as bench:
         first, second = bench.client(), bench.client()
         await first.got.wait()
         await second.got.wait()
         first.scope.cancel()
+        await first.left.wait()
         second.scope.cancel()
         await bench.in_cleanup.wait()
-        await second.left.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert not second.left.is_set()
         assert bench.inflight.is_running(ID)
-    assert bench.ended == ["cancelled"]
-    assert not bench.inflight.is_running(ID)
+        bench.clean_up.set()
+        await second.left.wait()
+        assert bench.ended == ["cancelled"]
+        assert not bench.inflight.is_running(ID)
+    assert (second.outcome, second.error) == (None, None)
+    assert second.scope.cancelled_caught
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_asyncios_own_cancellation_of_the_last_is_delivered_no_sooner(
+    tmp_path: Path,
+) -> None:
+    async with open_bench(tmp_path) as bench:
+        client = Client(waiting_for=b"begun")
+        task = asyncio.create_task(bench.inflight.share(ID, bench.work, client.sink))
+        await client.got.wait()
+        task.cancel()
+        await bench.in_cleanup.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert not task.done()
+        bench.clean_up.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert bench.ended == ["cancelled"]
+
+
+async def test_a_newcomer_is_told_once_that_it_waits_for_the_clean_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "TELL_AFTER_S", 0.01)
+    begun = datetime.now(UTC)
+    async with open_bench(tmp_path) as bench:
+        first = bench.client()
+        await first.got.wait()
+        first.scope.cancel()
+        await bench.in_cleanup.wait()
+        newcomer = bench.client(waiting_for=b"")
+        await newcomer.got.wait()
+        (wait,) = newcomer.seen
+        assert isinstance(wait, Wait)
+        assert wait.what == f"the clean-up of cancelled {ID}"
+        assert wait.holder.pid == os.getpid()
+        assert begun <= wait.holder.since <= datetime.now(UTC)
+        bench.clean_up.set()
+        bench.go_on.set()
+        await newcomer.left.wait()
+    assert newcomer.output == b"begun ended"
+    assert sum(isinstance(piece, Wait) for piece in newcomer.seen) == 1
 
 
 async def test_a_newcomer_waits_for_the_cancelled_step_and_starts_it_again(

@@ -9,7 +9,7 @@ steps that a test holds, in `test_inflight.py`):
   and `test_who_comes_before_a_failed_step_is_discarded_gets_its_log_and_error`
 - one of two cancels: `test_one_of_two_that_cancels_leaves_the_step_to_the_other`
   (the one that began it: `test_a_step_can_start_programs_when_the_client_that_began_it_has_left`)
-- both cancel: `test_the_last_follower_leaving_cancels_the_step`
+- both cancel: `test_the_last_follower_leaving_cancels_the_step_and_leaves_with_it`
 - one cancels a failed build whose replacement runs:
   `test_who_leaves_a_failed_step_does_not_touch_its_replacement`
 - one comes while it is being cancelled:

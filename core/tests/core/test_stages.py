@@ -255,3 +255,45 @@ async def test_a_builder_that_drains_ends_what_runs_and_begins_nothing(tmp_path:
     assert errors == ["build.drained"]
     assert "d" not in sandbox.commands
     assert "new" not in sandbox.commands
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+async def test_a_failure_counts_more_than_what_a_draining_builder_does_not_begin(
+    tmp_path: Path, *, keep_going: bool
+) -> None:
+    held = Held("a", "b")
+
+    async def fail(call: Call) -> None:
+        await held.scripts()["b"](call)
+        raise CommandFailed(call.config.argv, 7)
+
+    spec = stage("""
+        ((build a ((from x) (run (shell a)) (run (shell next))))
+         (build b ((from x) (run (shell b))))
+         (from x))
+    """)
+    sandbox = ScriptedSandbox(scripts={**held.scripts(), "b": fail})
+    seen = Events()
+    async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+
+        async def end() -> None:
+            for name in ("a", "b"):
+                await held.begun[name].wait()
+            parts.builder.drain()
+            held.may_end["a"].set()
+            # What a did not begin is told before b, which it must not have cancelled, fails.
+            await seen.wait_for_event(events.StageFailed)
+            held.may_end["b"].set()
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(end)
+                with pytest.raises(CommandFailed) as caught:
+                    await parts.builder.build(spec, seen.context(keep_going=keep_going))
+    assert caught.value.status == 7
+    failed = [event for event in seen.seen if isinstance(event, events.StageFailed)]
+    assert [(event.stage, event.error.code) for event in failed] == [
+        (("a",), "build.drained"),
+        (("b",), "command.failed"),
+    ]
+    assert "next" not in sandbox.commands

@@ -1,4 +1,4 @@
-"""Standard output, written by a thread: a reader that stalls keeps no signal from being heard."""
+"""A standard stream, written by a thread: a reader that stalls keeps no signal from being heard."""
 
 import os
 import select
@@ -13,7 +13,7 @@ import anyio
 __all__ = ["Output", "Stop"]
 
 Stop = Callable[[OSError], None]
-"""Ends the work because standard output cannot be written."""
+"""Called because the stream cannot be written."""
 
 # Enough that a terminal or pipe never runs dry, and nothing against a log of gigabytes.
 _MOST_WAITING_BYTES = 1 << 20
@@ -43,22 +43,27 @@ class Output:
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """Have `data` written; what it returns is to be awaited: too much waits already."""
+        self.put(data)
+        full = self.error is None and self._waiting_bytes > _MOST_WAITING_BYTES
+        return self._room() if full else None
+
+    def put(self, data: bytes) -> None:
+        """As `write`, from any thread, and however much waits already."""
         if self.error is not None or not data:
-            return None
+            return
         if self._descriptor is None:
             self._write_at_once(data)
-            return None
+            return
         with self._more:
             self._pending.append(data)
             self._waiting_bytes += len(data)
             self._more.notify()
-        if self._thread is None:
-            # A daemon: one that is stuck in a write does not keep the process.
-            self._thread = threading.Thread(
-                target=self._run, args=(self._descriptor,), name="output", daemon=True
-            )
-            self._thread.start()
-        return self._room() if self._waiting_bytes > _MOST_WAITING_BYTES else None
+            if self._thread is None:
+                # A daemon: one that is stuck in a write does not keep the process.
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._descriptor,), name="output", daemon=True
+                )
+                self._thread.start()
 
     async def drained(self) -> None:
         """Wait until everything has been written, or cannot be. `watch` must be running."""

@@ -8,10 +8,13 @@ configuration or spec. 3: the infrastructure failed, or obuilder itself.
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 import typer
 
@@ -28,6 +31,7 @@ __all__ = [
     "print_out",
     "quiet_stdout",
     "reporting",
+    "said_by",
     "say",
     "show",
     "status_of",
@@ -46,38 +50,74 @@ _LOG_FORMAT = "obuilder: %(levelname)s: %(message)s"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
 
 
+_write: ContextVar[Callable[[bytes], None] | None] = ContextVar("_write", default=None)
+
+
+class _Said(logging.Handler):
+    """Shows what is logged as `say` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(_LOG_FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
 @contextmanager
 def reporting(*, verbose: bool) -> Iterator[None]:
     """Turn what the block raises into a message and `typer.Exit`."""
-    logging.basicConfig(format=_LOG_FORMAT, level=logging.DEBUG if verbose else logging.WARNING)
+    logging.basicConfig(handlers=[_Said()], level=logging.DEBUG if verbose else logging.WARNING)
     traced = verbose or bool(os.environ.get(_TRACEBACK_VARIABLE))
     try:
         yield
     except typer.Exit:
         raise
-    except ObuilderError as error:
-        _trace(error, wanted=traced)
-        show(error)
-        raise typer.Exit(status_of(error)) from None
-    except KeyboardInterrupt:
-        say("Interrupted")
-        raise typer.Exit(INTERRUPTED) from None
-    except OutputError as error:
-        raise typer.Exit(cannot_write(error.reason)) from None
-    except Exception as error:  # noqa: BLE001 - the last resort: a person is told, without a traceback
-        _trace(error, wanted=traced)
-        text = f"{type(error).__name__}: {error}".strip()
-        say(f"obuilder: internal error: {text}")
-        again = "" if traced else f" Run it again with -v or {_TRACEBACK_VARIABLE}=1 to see where."
-        say(f"  hint: this is a bug in obuilder or in a plugin; please report it.{again}")
-        raise typer.Exit(INFRASTRUCTURE) from None
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort: a person is told, without a traceback
+        with _ctrl_c_kills():
+            status = _told(error, traced=traced)
+        raise typer.Exit(status) from None
+
+
+def _told(error: BaseException, *, traced: bool) -> int:
+    """Say what ends the command; its status."""
+    match error:
+        case ObuilderError():
+            _trace(error, wanted=traced)
+            show(error)
+            return status_of(error)
+        case KeyboardInterrupt():
+            say("Interrupted")
+            return INTERRUPTED
+        case OutputError(reason=reason):
+            return cannot_write(reason)
+    _trace(error, wanted=traced)
+    text = f"{type(error).__name__}: {error}".strip()
+    say(f"obuilder: internal error: {text}")
+    again = "" if traced else f" Run it again with -v or {_TRACEBACK_VARIABLE}=1 to see where."
+    say(f"  hint: this is a bug in obuilder or in a plugin; please report it.{again}")
+    return INFRASTRUCTURE
+
+
+@contextmanager
+def _ctrl_c_kills() -> Iterator[None]:
+    """The last words may meet a reader that stalls: Python's own handler would only wake us."""
+    before = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or before is None or before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
 def warnings_shown() -> Iterator[None]:
     """Show warnings of the block as `reporting` does, which comes later and decides how much."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    handler = _Said()
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -140,10 +180,25 @@ def say(text: str) -> None:
     written as they are, and control characters so that a terminal obeys none.
     """
     safe = _CONTROL.sub(lambda char: f"\\x{ord(char[0]):02x}", text)
+    line = f"{safe}\n".encode("utf-8", "surrogateescape")
+    write = _write.get()
+    if write is not None:
+        write(line)
+        return
     with suppress(OSError):  # nobody is there to be told
         sys.stderr.flush()
-        sys.stderr.buffer.write(f"{safe}\n".encode("utf-8", "surrogateescape"))
+        sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
+
+
+@contextmanager
+def said_by(write: Callable[[bytes], None]) -> Iterator[None]:
+    """Have what is said and logged in the block written by `write`, which must not block."""
+    token = _write.set(write)
+    try:
+        yield
+    finally:
+        _write.reset(token)
 
 
 def quiet_stdout() -> None:

@@ -16,6 +16,7 @@ from obuilder._cli.report import (
     INTERRUPTED,
     TERMINATED,
     quiet_stdout,
+    said_by,
     say,
     show,
 )
@@ -31,7 +32,7 @@ Drain = Callable[[], None]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_WORDS_S = 0.5
-"""What a cancelled command had still to print gets this long."""
+"""What a cancelled command had still to print gets this long, and as long what it says of that."""
 
 
 class _Ending:
@@ -65,36 +66,53 @@ async def _supervise(work: Work, drain: Drain | None) -> int:
     ending = _Ending()
     failure: Exception | None = None
     status = FAILED
-    output = Output(sys.stdout.buffer)
+    output, errors = Output(sys.stdout.buffer), Output(sys.stderr.buffer)
     # A signal that the parent had ignored (nohup, a shell's `&`) stays ignored.
     handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    with anyio.open_signal_receiver(*handled) as received:
+    with anyio.open_signal_receiver(*handled) as received, said_by(errors.put):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch, received, ending, drain)
             tasks.start_soon(output.watch, ending.output_closed)
+            tasks.start_soon(errors.watch, _nobody_is_told)
             with ending.scope:
                 try:
                     status = await work(output)
                 except Exception as error:  # noqa: BLE001 - raised again outside the task group
                     failure = error
                 await output.drained()
+                await errors.drained()
             with anyio.move_on_after(_LAST_WORDS_S):
                 await output.drained()
+            if output.error is not None:  # of what was written last
+                ending.output_closed(output.error)
+            if ending.status is not None:
+                failure = _last_words(ending, failure)
+            with anyio.move_on_after(_LAST_WORDS_S):
+                await errors.drained()
             tasks.cancel_scope.cancel()
-    if output.error is not None:  # of what was written last
-        ending.output_closed(output.error)
     output.close()
-    if ending.status is None:
-        if failure is not None:
-            raise failure
-        return status
+    errors.close()
+    if ending.status in (INTERRUPTED, TERMINATED):
+        for number in handled:  # nothing is left to be cleaned up
+            signal.signal(number, signal.SIG_DFL)
+    if failure is not None:
+        raise failure
+    return status if ending.status is None else ending.status
+
+
+def _last_words(ending: _Ending, failure: Exception | None) -> Exception | None:
+    """Say what ended the work; what is still to be raised."""
     if isinstance(failure, ObuilderError):
         show(failure)  # the clean-up's; the status stays that of what ended the work
-    elif failure is not None:
-        raise failure
-    if ending.message:
+        failure = None
+    if failure is None and ending.message:
         say(ending.message)
-    return ending.status
+    return failure
+
+
+def _nobody_is_told(error: OSError) -> None:
+    """Standard error is closed: what is said goes nowhere, as without us."""
+    del error
 
 
 async def _watch(

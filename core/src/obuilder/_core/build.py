@@ -161,7 +161,8 @@ class Builder:
         """Build `spec` and return the last step's result.
 
         Raises BuildError for what lies in the build, BackendError for what lies
-        in the infrastructure. Cancelling leaves the steps to their other clients.
+        in the infrastructure. Cancelling leaves the steps to their other clients;
+        it returns when those that have none have been cleaned up.
         """
         context = context or BuildContext()
         observer = BuildObserver(self._observer)

@@ -1,21 +1,24 @@
 """One execution per id, many followers: a step runs in the builder's task group, clients watch.
 
-The step is cancelled when its last client has left. A client that comes while
-it is being cancelled waits for that to end, then starts it again.
+The step is cancelled when its last client leaves, who waits for that to end. So does
+a client that comes meanwhile, who then starts it again.
 """
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
+from obuilder import locks
 from obuilder._core.pieces import Piece, Sink, Wait
 from obuilder.errors import BuildError
-from obuilder.types import Id
+from obuilder.types import Holder, Id
 
 __all__ = ["Followers", "Inflight", "Log", "Outcome", "Work"]
 
@@ -72,9 +75,14 @@ class Inflight:
         return id in self._running
 
     async def share(self, id: Id, work: Work, sink: Sink) -> Outcome:
-        """Join the execution of `id`, or start `work`; raises what it raises."""
-        while (execution := self._running.get(id)) and execution.leaving:
-            await execution.done.wait()
+        """Join the execution of `id`, or start `work`; raises what it raises.
+
+        Cancelling the last who has joined returns when the step has been cleaned up.
+        """
+        execution = self._running.get(id)
+        if execution is not None and execution.leaving:
+            await self._until_left(id, sink)
+            execution = self._running.get(id)
         if execution is None:
             execution = self._running[id] = _Execution()
             self._tasks.start_soon(self._execute, id, execution, work)
@@ -83,6 +91,21 @@ class Inflight:
             return await execution.follow(sink)
         finally:
             execution.leave()
+            if execution.leaving:
+                # The step runs in the builder's tasks and needs nothing of ours to end.
+                with anyio.CancelScope(shield=True):
+                    await execution.done.wait()
+
+    async def _until_left(self, id: Id, sink: Sink) -> None:
+        told = False
+        # Another may have started it again meanwhile, and left it too.
+        while (execution := self._running.get(id)) and execution.leaving:
+            with anyio.move_on_after(None if told else locks.TELL_AFTER_S):
+                await execution.done.wait()
+            if not told and not execution.done.is_set():
+                told = True
+                holder = Holder(pid=os.getpid(), since=execution.leaving_since)
+                await sink(Wait(what=f"the clean-up of cancelled {id}", holder=holder))
 
     async def _execute(self, id: Id, execution: "_Execution", work: Work) -> None:
         try:
@@ -101,6 +124,7 @@ class _Execution:
         self.scope = anyio.CancelScope()
         self.followers = 0
         self.leaving = False
+        self.leaving_since = datetime.now(UTC)
         self.done = anyio.Event()
         self.outcome: Outcome | None = None
         self.error: Exception | None = None
@@ -125,7 +149,7 @@ class _Execution:
     def leave(self) -> None:
         self.followers -= 1
         if not self.followers and not self.done.is_set():
-            self.leaving = True
+            self.leaving, self.leaving_since = True, datetime.now(UTC)
             self.scope.cancel()
         self._dispose()
 

@@ -113,10 +113,12 @@ class Stages:
             raise self._failure()
 
     def _failure(self) -> Exception:
-        first = self._failures[0][1]
-        in_order = [error for _, error in sorted(self._failures, key=lambda each: each[0])]
-        if all(getattr(error, "code", "") == "build.drained" for error in in_order):
-            return first
+        # What failed by itself counts more than what was not begun.
+        failures = [each for each in self._failures if not _is_drained(each[1])]
+        if not failures:
+            return self._failures[0][1]
+        first = failures[0][1]
+        in_order = [error for _, error in sorted(failures, key=lambda each: each[0])]
         ours = [error for error in in_order if isinstance(error, ObuilderError)]
         if self._wanted.keep_going and len(ours) == len(in_order) > 1:
             return StagesFailed(tuple(ours))
@@ -158,8 +160,7 @@ class Stages:
         except Exception as another:  # noqa: BLE001 - raised again by `built`
             self._failures.append((node.number, another))
         # Where a builder drains, what runs in other stages shall end well.
-        drained = isinstance(error, BuildError) and error.code == "build.drained"
-        if not (self._wanted.keep_going or drained):
+        if not (self._wanted.keep_going or _is_drained(error)):
             self._on_failure.cancel()
 
     async def _made(self, node: _Node, holding: AsyncExitStack) -> Finished:
@@ -256,6 +257,10 @@ async def _announce(node: _Node) -> None:
 def _in_order(node: _Node) -> list[_Node]:
     """As they would be made in turn."""
     return [*(each for child in node.children for each in _in_order(child)), node]
+
+
+def _is_drained(error: Exception) -> bool:
+    return isinstance(error, BuildError) and error.code == "build.drained"
 
 
 async def _result_of(node: _Node) -> Finished:

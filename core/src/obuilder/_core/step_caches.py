@@ -43,13 +43,18 @@ async def locked_caches(
 async def mounted_caches(
     store: Store[Any], caches: Sequence[ast.Cache], *, user: User, log: StepLog
 ) -> AsyncIterator[tuple[Mount, ...]]:
-    """The mounts of a step's caches, private copies, for the block. StoreError."""
+    """The mounts of a step's caches, private copies, for the block. StoreError.
+
+    A cache that has several targets is the one same copy at each: of two copies, what the
+    command put into one would be thrown away.
+    """
     async with AsyncExitStack() as held:
-        mounts = []
+        copies: dict[str, Path] = {}
         for cache in caches:
-            path = await held.enter_async_context(_copy(store, cache.id, user=user, log=log))
-            mounts.append(Mount(source=path, target=cache.target))
-        yield tuple(mounts)
+            if cache.id not in copies:
+                copy = _copy(store, cache.id, user=user, log=log)
+                copies[cache.id] = await held.enter_async_context(copy)
+        yield tuple(Mount(source=copies[cache.id], target=cache.target) for cache in caches)
 
 
 @asynccontextmanager
