@@ -51,8 +51,8 @@ def kill(process: "subprocess.Popen[bytes]", how: str) -> None:
 def holding(pid: int) -> BinaryIO | None:
     """A descriptor of a process that has a lock; None: it has none."""
     with suppress(OSError):  # it has ended
-        names = [os.readlink(each.path) for each in os.scandir(f"/proc/{pid}/fd")]
-        if any("/state/locks/" in name for name in names):
+        opened = Path(f"/proc/{pid}/fd")
+        if any("/state/locks/" in os.readlink(opened / name) for name in os.listdir(opened)):
             return os.fdopen(os.pidfd_open(pid), "rb")
     return None
 
