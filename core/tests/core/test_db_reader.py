@@ -60,9 +60,7 @@ def index(path: Path, size: int | None) -> None:
 
 @pytest.mark.parametrize("shm", SHM)
 @pytest.mark.parametrize("wal", ["a header", "a strange header", "a torn header", "zeros"])
-async def test_a_log_without_changes_is_no_damage_and_stays(
-    root: Path, wal: str, shm: str
-) -> None:
+async def test_a_log_without_changes_is_no_damage_and_stays(root: Path, wal: str, shm: str) -> None:
     path = crash(root)
     log = path.with_name("db.sqlite-wal")
     header = log.read_bytes()[:WAL_HEADER_BYTES]

@@ -34,6 +34,8 @@ def refusal(number: int) -> OSError:
 
 CP = ProcessError("cp failed", returncode=1, stderr=b"cp: x: No space left on device\n")
 
+BAD = ProcessError("cp failed", returncode=1, stderr=b"cp: x: Input/output error\n")
+
 
 @pytest.mark.parametrize(
     ("error", "code"),
@@ -43,6 +45,9 @@ CP = ProcessError("cp failed", returncode=1, stderr=b"cp: x: No space left on de
         (refusal(errno.EROFS), "store.read-only"),
         (refusal(errno.ENOTCONN), "store.vanished"),
         (refusal(errno.EMFILE), "store.open-files"),
+        (refusal(errno.EIO), "store.io"),
+        (caused(StoreError("copy"), caused(StoreError("cp"), BAD)), "store.io"),
+        (caused(ConfigError("x", code="store.location"), refusal(errno.EIO)), "store.io"),
         (caused(StoreError("copy"), caused(StoreError("cp"), CP)), "store.full"),
         (caused(FetchError("import"), refusal(errno.ESTALE)), "store.vanished"),
         (caused(SandboxError("x", code="sandbox.bundle"), refusal(errno.ENOSPC)), "store.full"),
@@ -66,7 +71,7 @@ def test_what_a_disk_did_gets_a_code_and_a_hint(
 @pytest.mark.parametrize(
     "error",
     [
-        refusal(errno.EIO),
+        refusal(errno.EPERM),
         caused(FetchError("the engine's", code="docker.no-space"), CP),
         caused(BuildError("a source"), refusal(errno.ENOSPC)),
         StoreError("locked", code="store.in-use"),

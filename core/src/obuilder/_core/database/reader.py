@@ -86,10 +86,8 @@ def _state(path: Path) -> _State:
     wal, shm = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
     stamps = (_stamp(path), _stamp(wal))
     if not _has_frames(wal):
-        how = _How.WHOLE
-    else:
-        how = _How.LOCKED if shm.exists() else _How.COPIED
-    return _State(how=how, stamps=stamps)
+        return _State(how=_How.WHOLE, stamps=stamps)
+    return _State(how=_How.LOCKED if shm.exists() else _How.COPIED, stamps=stamps)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
