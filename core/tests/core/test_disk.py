@@ -50,6 +50,7 @@ BAD = ProcessError("cp failed", returncode=1, stderr=b"cp: x: Input/output error
         (caused(ConfigError("x", code="store.location"), refusal(errno.EIO)), "store.io"),
         (caused(StoreError("copy"), caused(StoreError("cp"), CP)), "store.full"),
         (caused(FetchError("import"), refusal(errno.ESTALE)), "store.vanished"),
+        (caused(StoreError("tar", code="store.stream"), CP), "store.full"),
         (caused(SandboxError("x", code="sandbox.bundle"), refusal(errno.ENOSPC)), "store.full"),
         (caused(ConfigError("x", code="store.location"), refusal(errno.EROFS)), "store.read-only"),
     ],

@@ -61,7 +61,8 @@ _FULL = Trouble(
     what="the disk of the store is full",
     hint=FULL_HINT,
     numbers=FULL_NUMBERS,
-    words=(b"No space left on device", b"Disk quota exceeded", b"out of space"),
+    # The last is tar's of a write that ended where the room did, if nothing is written after it.
+    words=(b"No space left on device", b"Disk quota exceeded", b"out of space", b"Wrote only "),
 )
 FULL = _FULL.code
 _READ_ONLY = Trouble(
@@ -95,7 +96,7 @@ _OPEN_FILES = Trouble(
 )
 _TROUBLES = (_FULL, _READ_ONLY, _FAILING, _VANISHED, _OPEN_FILES)
 _OPEN_CODES = frozenset(
-    {"store.location", "store.log-write", "sandbox.bundle", "sandbox.state-dir"}
+    {"store.location", "store.log-write", "store.stream", "sandbox.bundle", "sandbox.state-dir"}
 )
 """Codes that say where it happened and not why; any other of an error's own is left to it."""
 
