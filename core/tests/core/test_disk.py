@@ -143,3 +143,20 @@ def test_a_disk_that_has_room_for_no_reserve_is_full(disk: Path) -> None:
     with pytest.raises(StoreError, match="4 MiB"):
         reserve.keep()
     assert os.listdir(disk) == ["filler"]
+
+
+@pytest.mark.parametrize("name", ["reserve", "reserve-files"])
+def test_something_else_in_place_of_the_reserve_is_named_and_left(disk: Path, name: str) -> None:
+    if name == "reserve":
+        (disk / name / "in").mkdir(parents=True)
+    else:
+        (disk / name).write_text("mine")
+    reserve = Reserve(disk)
+    with pytest.raises(StoreError) as caught:
+        reserve.keep()
+    assert str(disk / name) in caught.value.what
+    assert "move it away" in (caught.value.hint or "")
+    (disk / "filler").write_bytes(bytes(4 << 20))
+    reserve.give_up_if_full()
+    assert reserve.is_given_up
+    assert sorted(os.listdir(disk)) == sorted(["filler", name])
