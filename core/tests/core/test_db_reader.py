@@ -138,6 +138,27 @@ async def test_what_is_changed_while_it_is_read_is_read_again(
     assert len(known.rows) == 2
 
 
+async def test_what_is_closed_by_the_last_just_before_it_is_opened_is_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = crash(root)
+    index(path, 32768)
+    connect = sqlite3.connect
+
+    def connect_late(*args: Any, **options: Any) -> sqlite3.Connection:
+        monkeypatch.setattr(sqlite3, "connect", connect)
+        with closing(connect(path)) as last:
+            last.execute("SELECT * FROM builds")
+        assert os.listdir(path.parent) == [path.name]
+        late: sqlite3.Connection = connect(*args, **options)
+        return late
+
+    monkeypatch.setattr(sqlite3, "connect", connect_late)
+    known = read_known(path)
+    assert known is not None
+    assert len(known.rows) == 2
+
+
 def test_a_race_that_was_lost_is_no_damage(tmp_path: Path) -> None:
     error = sqlite3.OperationalError("locking protocol")
     error.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL

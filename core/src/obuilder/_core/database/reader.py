@@ -55,8 +55,9 @@ def read_known(path: Path, *, thorough: bool = False) -> Known | None:
         try:
             with naming_errors(path):
                 known = _read_as(before.how, path, thorough=thorough)
-        except DatabaseError:
-            if before.is_kept(path):
+        except DatabaseError as error:
+            # The last who had it open may have closed it, and removed what lay beside it.
+            if error.code == "database.locked" or before == _state(path):
                 raise
         else:
             if before.is_kept(path):
