@@ -58,16 +58,20 @@ def failing(request: pytest.FixtureRequest) -> Iterator[Path]:
         yield mounted
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("seen", ["seen", "unseen"])
-async def test_a_disk_that_fails_is_told_by_every_command(
-    obuilder: Command, failing: Path, seen: str
+@pytest.mark.parametrize(
+    ("failing", "driver"),
+    [("ext4", "rsync"), ("ext4", "overlayfs"), ("xfs", "rsync"), ("xfs", "reflink")],
+    indirect=["failing"],
+)
+def test_a_disk_that_fails_is_told_by_every_command(
+    obuilder: Command, failing: Path, driver: str, seen: str
 ) -> None:
-    obuilder.store = f"rsync:{failing}/store"
+    obuilder.store = f"{driver}:{failing}/store"
     assert obuilder.build(RUN).returncode == 0
     os.sync()
     if seen == "unseen":  # nothing of it is in the kernel's memory
-        await mount_again(failing)
+        anyio.run(mount_again, failing)
     shut_down(failing)
     checks = [obuilder("fsck"), obuilder("fsck", "--repair"), obuilder("fsck", "--rebuild-db")]
     others = [obuilder.build(RUN), obuilder("prune", "--before=1d"), obuilder("clean")]
@@ -77,7 +81,7 @@ async def test_a_disk_that_fails_is_told_by_every_command(
         assert b"hint: dmesg says why" in done.stderr
         assert len(done.stderr.splitlines()) == 2
         assert done.stdout == b""
-    await mount_again(failing)
+    anyio.run(mount_again, failing)
     assert obuilder.build(RUN).stdout.count(b" from cache\n") == 2
     assert obuilder("fsck").returncode == 0
 
