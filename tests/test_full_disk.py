@@ -115,6 +115,69 @@ def test_without_its_reserve_prune_says_what_is_missing(obuilder: Command, disk:
     assert built(obuilder, LARGE) == large
 
 
+def test_a_result_for_which_there_is_no_room_is_not_received(obuilder: Command, disk: Path) -> None:
+    there = obuilder.store
+    for driver in sorted({"rsync", there.partition(":")[0]} & {"rsync", "btrfs"}):
+        # Of btrfs to btrfs a stream of its own.
+        with mounted_image(*MKFS["btrfs"], size_bytes=IMAGE_BYTES) as other:
+            obuilder.store = f"{driver}:{other}/store"
+            large = built(obuilder, LARGE)
+            obuilder.store = there
+            assert obuilder("prune", "--before=2000-01-01").returncode == 0
+            leave(disk, 12 << 20)
+            commands = {
+                there: ("pull", large, "--from", f"{driver}:{other}/store"),
+                f"{driver}:{other}/store": ("push", large, "--to", there),
+            }
+            for store, command in commands.items():
+                obuilder.store = store
+                done = obuilder(*command)
+                assert done.returncode == 3, done.stderr
+                assert b"the disk of the store is full" in done.stderr
+                assert b"hint: free some space: obuilder prune" in done.stderr
+                assert listed(disk, "result") == listed(disk, "result-tmp") == []
+            for filler in disk.glob("filler*"):
+                filler.unlink()
+
+
+def leave(disk: Path, size_bytes: int) -> None:
+    """Fill a disk but for some room."""
+    with pytest.raises(OSError, match="No space left"):
+        write_files(disk, 1 << 20)
+    (filler,) = disk.glob("filler*")
+    os.truncate(filler, filler.stat().st_size - size_bytes)
+    os.sync()
+
+
+@pytest.mark.parametrize("disk", ["rsync-ext4", "rsync-xfs", "btrfs-btrfs"], indirect=True)
+@pytest.mark.parametrize("reserve", ["with its reserve", "without"])
+def test_a_damaged_database_is_made_anew_on_a_full_disk(
+    obuilder: Command, disk: Path, reserve: str
+) -> None:
+    large = built(obuilder, LARGE)
+    database = disk / "store/state/db/db.sqlite"
+    database.write_bytes(b"no database\n" * 1000)
+    if reserve == "without":
+        shutil.rmtree(disk / "store/state/reserve-files")
+        (disk / "store/state/reserve").unlink()
+    fill(disk)
+    assert b"fsck --rebuild-db" in obuilder("prune", "--before=2999-01-01").stderr
+    rebuilt = obuilder("fsck", "--rebuild-db")
+    if reserve == "without":
+        assert rebuilt.returncode == 3
+        assert b"full" in rebuilt.stderr
+        assert b"hint: free some space on the disk by hand" in rebuilt.stderr
+        assert listed(disk, "state/db") == ["db.sqlite"]
+        for filler in disk.glob("filler*"):
+            filler.unlink()
+        rebuilt = obuilder("fsck", "--rebuild-db")
+    assert rebuilt.returncode == 0, rebuilt
+    pruned = obuilder("prune", "--before=2999-01-01", "--limit=1")
+    assert pruned.stdout.decode() == f"Removing {large}\nRemoved 1 item\n"
+    assert (disk / "store/state/reserve").stat().st_size == 4 << 20
+    built(obuilder, SMALL)
+
+
 @pytest.mark.parametrize("disk", ["rsync-ext4", "rsync-xfs", "btrfs-btrfs"], indirect=True)
 def test_a_step_that_takes_all_room_can_be_mended_and_built_again(
     obuilder: Command, disk: Path

@@ -1,7 +1,10 @@
-"""A store that turns read-only or is unmounted, a locked database, a clock that was set back."""
+"""A store that turns read-only, fails or is unmounted, a locked database, a clock set back."""
 
+import fcntl
 import os
 import sqlite3
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 from support.builds import Call, ScriptedSandbox, open_parts, stage
 from support.command import Command
 from support.filesystems import mounted_image
+from support.wheels import TOP
 
 from obuilder import process
 from obuilder._core.database import connection
@@ -26,6 +30,114 @@ def disk() -> Iterator[Path]:
     """A small ext4."""
     with mounted_image("mkfs.ext4", "-q", size_bytes=64 << 20) as mounted:
         yield mounted
+
+
+MKFS = {"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q")}
+GOING_DOWN = 0x8004587D  # XFS_IOC_GOINGDOWN, which is EXT4_IOC_SHUTDOWN too
+WITHOUT_LOG = 2
+
+
+def shut_down(disk: Path) -> None:
+    """Do to a file system what the kernel does when its disk cannot be written."""
+    descriptor = os.open(disk, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, GOING_DOWN, struct.pack("I", WITHOUT_LOG))
+    finally:
+        os.close(descriptor)
+
+
+async def mount_again(disk: Path) -> None:
+    await process.run(["umount", str(disk)])
+    await process.run(["mount", "-o", "loop", str(disk.parent / "image"), str(disk)])
+
+
+@pytest.fixture(params=MKFS)
+def failing(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A small file system that can be shut down."""
+    with mounted_image(*MKFS[request.param], size_bytes=320 << 20) as mounted:
+        yield mounted
+
+
+@pytest.mark.parametrize("seen", ["seen", "unseen"])
+@pytest.mark.parametrize(
+    ("failing", "driver"),
+    [("ext4", "rsync"), ("ext4", "overlayfs"), ("xfs", "rsync"), ("xfs", "reflink")],
+    indirect=["failing"],
+)
+def test_a_disk_that_fails_is_told_by_every_command(
+    obuilder: Command, failing: Path, driver: str, seen: str
+) -> None:
+    obuilder.store = f"{driver}:{failing}/store"
+    assert obuilder.build(RUN).returncode == 0
+    os.sync()
+    if seen == "unseen":  # nothing of it is in the kernel's memory
+        anyio.run(mount_again, failing)
+    shut_down(failing)
+    checks = [obuilder("fsck"), obuilder("fsck", "--repair"), obuilder("fsck", "--rebuild-db")]
+    others = [obuilder.build(RUN), obuilder("prune", "--before=1d"), obuilder("clean")]
+    for done in (*checks, *others, obuilder("delete", "0" * 64)):
+        assert done.returncode == 3, done
+        assert b"the store's disk fails" in done.stderr
+        assert b"hint: dmesg says why" in done.stderr
+        assert len(done.stderr.splitlines()) == 2
+        assert done.stdout == b""
+    anyio.run(mount_again, failing)
+    assert obuilder.build(RUN).stdout.count(b" from cache\n") == 2
+    assert obuilder("fsck").returncode == 0
+
+
+FAIL_UNDER_A_BUILDER = """
+import os, sys
+from pathlib import Path
+import anyio
+from obuilder.errors import ObuilderError
+from obuilder.types import Id
+from support.builds import ScriptedSandbox, open_parts
+from test_lost_disk import SPEC, shut_down
+
+disk = Path(sys.argv[1])
+
+async def fail(call):
+    os.sync()  # what is mapped is clean then: to write there is a fault
+    shut_down(disk)
+    await call.log.output(b"the last words\\n")
+
+async def main():
+    sandbox = ScriptedSandbox(scripts={"second": fail})
+    try:
+        async with open_parts(disk / "store", sandbox=sandbox) as parts:
+            for work in (
+                lambda: parts.builder.build(SPEC),
+                lambda: parts.builder.build(SPEC),
+                parts.builder.clean,
+                lambda: parts.builder.delete(Id("0" * 64)),
+                parts.builder.check,
+            ):
+                try:
+                    print(await work())
+                except ObuilderError as error:
+                    print(error.code, error.kind)
+    except ObuilderError as error:
+        print("closing:", error.code, error.kind)
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.anyio
+async def test_a_disk_that_fails_under_a_builder_is_no_lost_store(failing: Path) -> None:
+    # In a process of its own: what SQLite maps into memory may end it.
+    argv = [sys.executable, "-c", FAIL_UNDER_A_BUILDER, str(failing)]
+    env = {**os.environ, "PYTHONPATH": str(TOP / "tests")}
+    done = await anyio.run_process(argv, env=env, check=False)
+    said = done.stdout.decode().splitlines()
+    assert said == [*["store.io infrastructure"] * 5, "closing: store.io infrastructure"]
+    assert done.returncode == 0, done.stderr
+    await mount_again(failing)
+    async with open_parts(failing / "store") as parts:
+        result = await parts.builder.build(SPEC)
+        assert parts.sandbox.commands == ["second"]
+        assert (result.path / "rootfs" / "ran").read_text() == "first\nsecond\n"
 
 
 @pytest.mark.anyio

@@ -93,6 +93,20 @@ async def imported(parts: Parts, id: Id, data: bytes) -> bool:
 
 
 @pytest.mark.anyio
+async def test_a_sink_that_is_full_is_no_full_store(tmp_path: Path) -> None:
+    async with open_parts(tmp_path) as parts:
+        id = (await parts.builder.build(stage("((from b))"))).id
+        large = parts.store.root / "result" / id / "rootfs" / "large"
+        large.write_bytes(os.urandom(1 << 20))
+        full = os.open("/dev/full", os.O_WRONLY)
+        with pytest.raises(StoreError) as caught:
+            await parts.builder.export(id, full)
+        os.close(full)
+    assert "No space left on device" in caught.value.what
+    assert caught.value.code != "store.full"
+
+
+@pytest.mark.anyio
 async def test_everything_in_a_tree_moves_and_a_bad_stream_leaves_nothing(tmp_path: Path) -> None:
     async with open_parts(tmp_path / "one") as one, open_parts(tmp_path / "two") as two:
         base = (await one.builder.build(stage("((from b))"))).id

@@ -79,7 +79,12 @@ async def send(store: Store[Any], header: Header, sink: int) -> None:
             await store.export(header.id, pipe, format=header.format, base=header.base)
 
     async def compress(pipe: int) -> None:
-        await pipe_tool(_COMPRESS, stdin=pipe, stdout=sink, doing=doing)
+        try:
+            await pipe_tool(_COMPRESS, stdin=pipe, stdout=sink, doing=doing)
+        except StoreError as error:
+            # A sink that is full is no full store: without a cause no disk is blamed.
+            error.__cause__ = None
+            raise
 
     await _write_header(header, sink, doing=doing)
     await _piped(write, compress)
@@ -91,7 +96,8 @@ async def _write_header(header: Header, sink: int, *, doing: str) -> None:
         # Shorter than PIPE_BUF: all of it, and at once; pipe(7).
         os.write(sink, header.line())
     except OSError as error:
-        raise StoreError(f"cannot {doing}: {error.strerror}") from error
+        # Without a cause: what a caller's descriptor leads to is not the store's disk.
+        raise StoreError(f"cannot {doing}: {error.strerror}") from None
 
 
 async def receive_header(source: int) -> Header:
@@ -106,7 +112,7 @@ async def receive_header(source: int) -> Header:
                 break
             line += byte
     except OSError as error:
-        raise StoreError(f"cannot read a stream: {error.strerror}") from error
+        raise StoreError(f"cannot read a stream: {error.strerror}") from None
     match = _HEADER.fullmatch(line.decode("ascii", "replace"))
     if match is None:
         raise StoreError("this is not a stream of a result", code="store.stream")
@@ -234,7 +240,9 @@ async def pipe_tool(
         os.close(said)
     if status:
         why = text or f"{argv[0]} ended with status {status}"
-        raise StoreError(f"cannot {doing}: {why}", code="store.stream")
+        # The cause shows whether the disk was to blame.
+        cause = ProcessError(why, returncode=status, stderr=text.encode())
+        raise StoreError(f"cannot {doing}: {why}", code="store.stream") from cause
 
 
 async def _piped(

@@ -34,6 +34,8 @@ def refusal(number: int) -> OSError:
 
 CP = ProcessError("cp failed", returncode=1, stderr=b"cp: x: No space left on device\n")
 
+BAD = ProcessError("cp failed", returncode=1, stderr=b"cp: x: Input/output error\n")
+
 
 @pytest.mark.parametrize(
     ("error", "code"),
@@ -43,8 +45,12 @@ CP = ProcessError("cp failed", returncode=1, stderr=b"cp: x: No space left on de
         (refusal(errno.EROFS), "store.read-only"),
         (refusal(errno.ENOTCONN), "store.vanished"),
         (refusal(errno.EMFILE), "store.open-files"),
+        (refusal(errno.EIO), "store.io"),
+        (caused(StoreError("copy"), caused(StoreError("cp"), BAD)), "store.io"),
+        (caused(ConfigError("x", code="store.location"), refusal(errno.EIO)), "store.io"),
         (caused(StoreError("copy"), caused(StoreError("cp"), CP)), "store.full"),
         (caused(FetchError("import"), refusal(errno.ESTALE)), "store.vanished"),
+        (caused(StoreError("tar", code="store.stream"), CP), "store.full"),
         (caused(SandboxError("x", code="sandbox.bundle"), refusal(errno.ENOSPC)), "store.full"),
         (caused(ConfigError("x", code="store.location"), refusal(errno.EROFS)), "store.read-only"),
     ],
@@ -66,7 +72,7 @@ def test_what_a_disk_did_gets_a_code_and_a_hint(
 @pytest.mark.parametrize(
     "error",
     [
-        refusal(errno.EIO),
+        refusal(errno.EPERM),
         caused(FetchError("the engine's", code="docker.no-space"), CP),
         caused(BuildError("a source"), refusal(errno.ENOSPC)),
         StoreError("locked", code="store.in-use"),
@@ -137,3 +143,20 @@ def test_a_disk_that_has_room_for_no_reserve_is_full(disk: Path) -> None:
     with pytest.raises(StoreError, match="4 MiB"):
         reserve.keep()
     assert os.listdir(disk) == ["filler"]
+
+
+@pytest.mark.parametrize("name", ["reserve", "reserve-files"])
+def test_something_else_in_place_of_the_reserve_is_named_and_left(disk: Path, name: str) -> None:
+    if name == "reserve":
+        (disk / name / "in").mkdir(parents=True)
+    else:
+        (disk / name).write_text("mine")
+    reserve = Reserve(disk)
+    with pytest.raises(StoreError) as caught:
+        reserve.keep()
+    assert str(disk / name) in caught.value.what
+    assert "move it away" in (caught.value.hint or "")
+    (disk / "filler").write_bytes(bytes(4 << 20))
+    reserve.give_up_if_full()
+    assert reserve.is_given_up
+    assert sorted(os.listdir(disk)) == sorted(["filler", name])

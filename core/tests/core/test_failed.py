@@ -40,6 +40,17 @@ def test_only_the_last_hundred_stay(tmp_path: Path) -> None:
     assert set(os.listdir(tmp_path / "failed")) == {"last", *map(str, range(6, 105))}
 
 
+def test_what_others_put_there_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failed, "_KEPT", 1)
+    keep(tmp_path / "failed", "first")
+    (tmp_path / "failed" / "notes").write_text("why it fails")
+    (tmp_path / "failed" / "link").symlink_to(tmp_path)
+    keep(tmp_path / "failed", "last")
+    assert set(os.listdir(tmp_path / "failed")) == {"last", "notes", "link"}
+
+
 def test_logs_over_the_limit_push_out_the_oldest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a full, a read-only or a vanished disk did: told from the cause of an error, in one place.
+"""What a full, read-only, failing or vanished disk did: told from an error's cause, in one place.
 
 Too few descriptors for the store's files count as such too.
 
@@ -22,10 +22,13 @@ __all__ = [
     "FULL",
     "FULL_HINT",
     "FULL_NUMBERS",
+    "Trouble",
     "disk_errors",
+    "disk_trouble",
     "full",
     "has_room",
     "is_full",
+    "trouble_of",
     "update_in_place",
 ]
 
@@ -43,7 +46,7 @@ _FS_NOCOW_FL = 0x00800000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Trouble:
+class Trouble:
     """One state of a disk; programs say `words`, in the C locale as process.py starts them."""
 
     code: str
@@ -53,38 +56,47 @@ class _Trouble:
     words: tuple[bytes, ...]
 
 
-_FULL = _Trouble(
+_FULL = Trouble(
     code="store.full",
     what="the disk of the store is full",
     hint=FULL_HINT,
     numbers=FULL_NUMBERS,
-    words=(b"No space left on device", b"Disk quota exceeded", b"out of space"),
+    # The last is tar's of a write that ended where the room did, if nothing is written after it.
+    words=(b"No space left on device", b"Disk quota exceeded", b"out of space", b"Wrote only "),
 )
 FULL = _FULL.code
-_READ_ONLY = _Trouble(
+_READ_ONLY = Trouble(
     code="store.read-only",
     what="the store is read-only",
     hint="mount its file system writable; if the kernel made it read-only, dmesg says why",
     numbers=frozenset({errno.EROFS}),
     words=(b"Read-only file system",),
 )
-_VANISHED = _Trouble(
+_VANISHED = Trouble(
     code="store.vanished",
     what="the store is gone",
     hint="is its file system still mounted?",
     numbers=frozenset({errno.ENOTCONN, errno.ESTALE, errno.ENODEV}),
     words=(b"Transport endpoint is not connected", b"Stale file handle"),
 )
-_OPEN_FILES = _Trouble(
+_FAILING = Trouble(
+    code="store.io",
+    what="the store's disk fails",
+    hint="dmesg says why; its file system may want a check (fsck of its kind) before it is used",
+    # A kernel that has shut a file system down says the first; what it finds damaged, the second.
+    numbers=frozenset({errno.EIO, errno.EUCLEAN}),
+    words=(b"Input/output error", b"Structure needs cleaning"),
+)
+_OPEN_FILES = Trouble(
     code="store.open-files",
     what="too many files are open",
     hint="let obuilder have more (ulimit -n, or its service's LimitNOFILE=), or run fewer steps",
     numbers=frozenset({errno.EMFILE, errno.ENFILE}),
     words=(b"Too many open files",),
 )
-_TROUBLES = (_FULL, _READ_ONLY, _VANISHED, _OPEN_FILES)
+_TROUBLES = (_FULL, _READ_ONLY, _FAILING, _VANISHED, _OPEN_FILES)
 _OPEN_CODES = frozenset(
-    {"store.location", "store.log-write", "sandbox.bundle", "sandbox.state-dir"}
+    {"store.location", "store.log-write", "store.stream", "sandbox.bundle", "sandbox.state-dir"}
 )
 """Codes that say where it happened and not why; any other of an error's own is left to it."""
 
@@ -136,6 +148,22 @@ def _nameless(path: Path) -> BinaryIO:
     return file
 
 
+def disk_trouble(directory: Path) -> Trouble | None:
+    """Why the disk lets no file be made in a directory; None: it does. Blocking.
+
+    For those who are not told: SQLite does not say why it cannot make or write a file.
+    """
+    try:
+        return None if has_room(directory) else _FULL
+    except OSError as error:
+        return trouble_of(error)
+
+
+def trouble_of(error: BaseException) -> Trouble | None:
+    """What the disk did by this error, whatever caused that; None: nothing, as far as is known."""
+    return next((trouble for trouble in _TROUBLES if _is_of(error, trouble)), None)
+
+
 def is_full(directory: Path) -> bool:
     """Whether there is no room for a few blocks; 2 µs if there is plenty. Blocking. OSError.
 
@@ -170,34 +198,34 @@ def _lacks(directory: Path, size_bytes: int) -> bool:
     return few_files or space.f_bavail * space.f_frsize < size_bytes
 
 
-def _trouble(error: Exception, state_dir: Path | None) -> _Trouble | None:
+def _trouble(error: Exception, state_dir: Path | None) -> Trouble | None:
     known = {trouble.code for trouble in _TROUBLES}
     if isinstance(error, ObuilderError) and error.code in known:
         return None
-    if state_dir is not None and not _is_directory(state_dir):
-        return _VANISHED
+    if state_dir is not None and (lost := _lost(state_dir)):
+        return lost
     if isinstance(error, ObuilderError) and error.code not in (error.default_code, *_OPEN_CODES):
         return None
     cause: BaseException | None = error
     while cause is not None:
-        for trouble in _TROUBLES:
-            if _is_of(cause, trouble):
-                return trouble
+        if trouble := trouble_of(cause):
+            return trouble
         cause = cause.__cause__
     return None
 
 
-def _is_of(error: BaseException, trouble: _Trouble) -> bool:
+def _is_of(error: BaseException, trouble: Trouble) -> bool:
     if isinstance(error, ProcessError):
         return any(words in error.stderr for words in trouble.words)
     return isinstance(error, OSError) and error.errno in trouble.numbers
 
 
-def _is_directory(path: Path) -> bool:
+def _lost(state_dir: Path) -> Trouble | None:
+    """Why a store cannot be reached any more; None: it can."""
     try:
-        return path.is_dir()
-    except OSError:  # a file server or daemon that has gone
-        return False
+        return None if state_dir.is_dir() else _VANISHED
+    except OSError as error:  # a file server or daemon that has gone, or a disk
+        return _FAILING if _is_of(error, _FAILING) else _VANISHED
 
 
 def _said(error: Exception) -> str:

@@ -104,9 +104,10 @@ def _newest_first(entry: os.DirEntry[str]) -> int:
 
 
 def _trim(directory: Path, *, last: Id) -> None:
-    # Not by time alone: the clock may have been set back.
+    # What is no directory is not ours. Not by time alone: the clock may have been set back.
     entries = sorted(
-        os.scandir(directory), key=lambda entry: (entry.name != last, _newest_first(entry))
+        (entry for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)),
+        key=lambda entry: (entry.name != last, _newest_first(entry)),
     )
     total = 0
     for number, entry in enumerate(entries):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from obuilder._core.disk import FULL_NUMBERS, full, has_room, is_full
 from obuilder.durable import sync_file_system
+from obuilder.errors import StoreError
 
 __all__ = ["RESERVE_BYTES", "Reserve"]
 
@@ -41,7 +42,7 @@ class Reserve:
         if has_room(self._path.parent, RESERVE_BYTES):
             return
         self.is_given_up = True
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, IsADirectoryError):  # the latter holds no room of ours
             with suppress(OSError):  # on a full btrfs that may need room; removing does not
                 # xfs frees a removed file some time later, a truncated one at once.
                 os.truncate(self._path, 0)
@@ -63,10 +64,19 @@ class Reserve:
             if error.errno in FULL_NUMBERS:
                 what = f"there is no room for {RESERVE_BYTES >> 20} MiB and some files in reserve"
                 raise full(what) from error
+            self._refuse_foreign(error)
             raise
         self.is_given_up = False
         if is_full(self._path.parent):
             raise full("nothing is free but what is kept in reserve")
+
+    def _refuse_foreign(self, error: OSError) -> None:
+        for path, is_right in ((self._path, Path.is_file), (self._files, Path.is_dir)):
+            if os.path.lexists(path) and not is_right(path):
+                raise StoreError(
+                    f"{path} is something else than the store's reserve for a full disk",
+                    hint="move it away: the reserve is made again then",
+                ) from error
 
     def _is_whole(self) -> bool:
         try:
@@ -81,9 +91,10 @@ class Reserve:
             (self._files / str(number)).touch()
 
     def _remove_files(self) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             for name in os.listdir(self._files):
-                (self._files / name).unlink(missing_ok=True)  # another process may be at it
+                with suppress(IsADirectoryError):  # not ours
+                    (self._files / name).unlink(missing_ok=True)  # another process may be at it
 
     def _fill(self) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

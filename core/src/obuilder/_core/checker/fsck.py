@@ -11,6 +11,7 @@ from obuilder._core.checker.survey import Survey
 from obuilder._core.database.connection import naming_errors
 from obuilder._core.database.db import database_file
 from obuilder._core.database.guard import sharing
+from obuilder._core.disk import disk_errors
 from obuilder.interfaces import Sandbox, Store
 from obuilder.locks import Locks
 
@@ -24,7 +25,9 @@ class Checker:
     """Checks a store that may be in use. Unlike a `Builder` it puts nothing in order unasked."""
 
     def __init__(self, store: Store[Any], sandbox: Sandbox[Any]) -> None:
-        locks = Locks(store.state_dir / "locks")
+        """StoreError if the store cannot be used."""
+        with disk_errors(store.state_dir):
+            locks = Locks(store.state_dir / "locks")
         self._store = store
         self._sandbox = sandbox
         self._locks = locks
@@ -36,6 +39,10 @@ class Checker:
         Without `repair` nothing changes. Whatever a live process uses is neither
         told of nor touched. BackendError if the store cannot be looked at.
         """
+        with disk_errors(self._store.state_dir):
+            return await self._checked(repair=repair)
+
+    async def _checked(self, *, repair: bool) -> Report:
         report = await self._look()
         repaired: list[Finding] = []
         reasons: dict[tuple[str, str, str], str] = {}
@@ -67,4 +74,5 @@ class Checker:
         has it open or works in the store, or if a newer obuilder wrote it;
         StoreError if the store cannot list its results. Then nothing has changed.
         """
-        return tuple(await rebuild(self._store, self._locks))
+        with disk_errors(self._store.state_dir):
+            return tuple(await rebuild(self._store, self._locks))

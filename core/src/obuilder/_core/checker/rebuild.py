@@ -4,12 +4,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 
 from obuilder._core.checker.judging import is_id
@@ -18,10 +19,12 @@ from obuilder._core.database.connection import connect, naming_errors
 from obuilder._core.database.db import NEW_DATABASE, database_file, time_text
 from obuilder._core.database.guard import others_have_open, taking_over
 from obuilder._core.database.reader import read_known
+from obuilder._core.disk import FULL, disk_errors
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file
 from obuilder._core.recovery import parents_first
+from obuilder._core.reserve import Reserve
 from obuilder.durable import sync_directory
-from obuilder.errors import DatabaseError, StoreError
+from obuilder.errors import BackendError, DatabaseError, StoreError
 from obuilder.interfaces import Store
 from obuilder.locks import Locks
 from obuilder.types import Id
@@ -30,6 +33,8 @@ __all__ = ["rebuild"]
 
 _PARTS = ("-wal", "-shm", "-journal", "")
 """The file itself last: what SQLite keeps beside it must never meet another."""
+
+_NO_ROOM = "free some space on the disk by hand: `prune` deletes nothing without the database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +50,31 @@ async def rebuild(store: Store[Any], locks: Locks) -> Sequence[str]:
 
     DatabaseError `database.in-use` if somebody else has it open or works in the
     store, `database.newer` for one of a newer obuilder; StoreError if the store
-    cannot list its results. Then nothing has changed.
+    cannot list its results. Then nothing has changed. `store.full` if there is no
+    room for it, not in the store's reserve either.
     """
     if not can_list(store):
         raise StoreError(
             "this store cannot list its results, so that no database can be made from them",
             code="store.cannot-list",
         )
+    reserve = Reserve(store.state_dir)
+    try:
+        with disk_errors(store.state_dir):
+            await anyio.to_thread.run_sync(reserve.give_up_if_full)
+            return await _rebuilt(store, locks)
+    except BackendError as error:
+        if error.code == FULL:
+            error.hint = _NO_ROOM
+        raise
+    finally:
+        if reserve.is_given_up:
+            with anyio.CancelScope(shield=True), suppress(StoreError, OSError):
+                # Where there is no room for it, whoever builds next is told so.
+                await anyio.to_thread.run_sync(reserve.keep)
+
+
+async def _rebuilt(store: Store[Any], locks: Locks) -> Sequence[str]:
     path = database_file(store.state_dir)
     with ExitStack() as alone:
         with naming_errors(path):
@@ -123,9 +146,13 @@ def _times(path: Path, side: Path | None) -> tuple[str, str]:
 def _replace(path: Path, entries: Mapping[Id, _Entry]) -> Path | None:
     """Write the new one beside the old, then let it take its place; where the old one is now."""
     new = path.with_name(path.name + NEW_DATABASE)
-    for part in _PARTS:
-        new.with_name(new.name + part).unlink(missing_ok=True)
-    _write(new, entries)
+    _remove(new)
+    try:
+        _write(new, entries)
+    except BaseException:
+        with suppress(OSError):  # the next rebuild does it
+            _remove(new)
+        raise
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
     existed = os.path.lexists(path)
@@ -140,6 +167,11 @@ def _replace(path: Path, entries: Mapping[Id, _Entry]) -> Path | None:
     new.rename(path)
     sync_directory(path.parent)
     return aside if existed else None
+
+
+def _remove(database: Path) -> None:
+    for part in _PARTS:
+        database.with_name(database.name + part).unlink(missing_ok=True)
 
 
 def _write(path: Path, entries: Mapping[Id, _Entry]) -> None:

@@ -5,16 +5,24 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import anyio.from_thread
 
 from obuilder._core.database.schema import migrate, refuse_newer
-from obuilder._core.disk import FULL, FULL_HINT, has_room, is_full, update_in_place
+from obuilder._core.disk import (
+    FULL,
+    FULL_HINT,
+    Trouble,
+    disk_trouble,
+    is_full,
+    trouble_of,
+    update_in_place,
+)
 from obuilder.errors import DatabaseError
 
-__all__ = ["begin_writing", "check_room", "connect", "naming_errors"]
+__all__ = ["begin_writing", "check_disk", "check_room", "connect", "naming_errors"]
 
 _BUSY_S = 30.0
 _TELL_AFTER_S = 1.0
@@ -23,6 +31,7 @@ _TORN_S = 1.0
 """How long a database may look damaged."""
 _PRIMARY = 0xFF  # of an extended error code
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_LOST_RACES = sqlite3.SQLITE_PROTOCOL  # it tried for 10 s: others were always quicker
 _NO_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -83,9 +92,20 @@ def _waiting_at_most(connection: sqlite3.Connection, time_s: float) -> Iterator[
 
 
 def check_room(path: Path) -> None:
-    """DatabaseError if the disk is full. Asked before each use; why: `disk.is_full`. OSError."""
+    """DatabaseError if the disk is full. Asked before each use; why: `disk.is_full`.
+
+    OSError if the disk fails.
+    """
+    check_disk(path)
     if is_full(path.parent):
         raise DatabaseError(f"database {path}: its disk is full", code=FULL, hint=FULL_HINT)
+
+
+def check_disk(path: Path) -> None:
+    """OSError if the kernel has shut its file system down: then too SQLite's `-shm` is SIGBUS."""
+    # Not the database itself: closing that would drop all of SQLite's locks on it.
+    with suppress(FileNotFoundError):
+        os.close(os.open(path.with_name(f"{path.name}-wal"), os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -154,12 +174,11 @@ def naming_errors(path: Path) -> Iterator[None]:
         number = getattr(error, "sqlite_errorcode", 0) & _PRIMARY  # misuse has none
         if number == sqlite3.SQLITE_READONLY:
             raise _read_only(path) from error
-        if number == sqlite3.SQLITE_FULL or (
-            # Of its `-wal` and `-shm` it does not say why they cannot be made or written.
-            number in _NO_FILE and path.parent.is_dir() and not has_room(path.parent)
-        ):
+        if number == sqlite3.SQLITE_FULL:
             code, hint = FULL, FULL_HINT
-        elif number in _LOCKED:
+        elif number in _NO_FILE and (trouble := disk_trouble(path.parent)):
+            raise _of_disk(trouble, f"database {path}: {error}") from error
+        elif number in (*_LOCKED, _LOST_RACES):
             code, hint = "database.locked", "another program holds it open"
         elif number in _DAMAGED:
             code, hint = (
@@ -168,4 +187,11 @@ def naming_errors(path: Path) -> Iterator[None]:
             )
         raise DatabaseError(f"database {path}: {error}", code=code, hint=hint) from error
     except OSError as error:
-        raise DatabaseError(f"database {path}: {error.strerror}") from error
+        what = f"database {path}: {error.strerror}"
+        if trouble := trouble_of(error):
+            raise _of_disk(trouble, what) from error
+        raise DatabaseError(what) from error
+
+
+def _of_disk(trouble: Trouble, what: str) -> DatabaseError:
+    return DatabaseError(f"{trouble.what}: {what}", code=trouble.code, hint=trouble.hint)

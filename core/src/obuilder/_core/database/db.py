@@ -3,6 +3,7 @@
 Times are UTC, `YYYY-MM-DD HH:MM:SS`; `rc` is the number of children.
 """
 
+import ctypes
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -15,6 +16,7 @@ import anyio.to_thread
 
 from obuilder._core.database.connection import (
     begin_writing,
+    check_disk,
     check_room,
     connect,
     naming_errors,
@@ -70,7 +72,16 @@ class Database:
                 # The last one to close checkpoints and removes `-wal` and `-shm`. In its
                 # turn: a client that was not waited for may be using the connection.
                 with anyio.CancelScope(shield=True):
-                    await database._run(connection.close, closing=True)
+                    await database._run(database._close, closing=True)
+
+    def _close(self) -> None:
+        try:
+            check_disk(self._path)
+        except OSError:
+            # Closing would write; so would the interpreter, which closes what nobody refers to.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            raise
+        self._connection.close()
 
     async def touch(self, id: Id, *, parent: Id | None = None) -> bool:
         """Note that a result was used now; False if the database does not know it.

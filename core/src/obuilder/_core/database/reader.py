@@ -1,10 +1,14 @@
 """Reading the database without changing a byte of it, whatever state it is in."""
 
+import shutil
 import sqlite3
+import struct
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from obuilder._core.database.connection import naming_errors
 from obuilder._core.database.schema import refuse_newer
@@ -16,6 +20,9 @@ __all__ = ["Known", "Row", "read_known"]
 _BUSY_S = 30.0
 _ATTEMPTS = 100
 _MOST_TROUBLES = 20
+_IMMUTABLE = "mode=ro&immutable=1"
+_WAL_HEADER = struct.Struct(">8I")  # sqlite.org/fileformat2.html#the_write_ahead_log
+_WAL_MAGIC = 0x377F0682
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,38 +52,112 @@ def read_known(path: Path, *, thorough: bool = False) -> Known | None:
         if not path.exists():
             return None
         before = _state(path)
-        with naming_errors(path):
-            known = _read(path, thorough=thorough)
-        # What is read as if nobody changed it may have been changed all the same.
-        if before is None or before == _state(path):
-            return known
+        try:
+            with naming_errors(path):
+                known = _read_as(before.how, path, thorough=thorough)
+        except DatabaseError as error:
+            # The last who had it open may have closed it, and removed what lay beside it.
+            if error.code == "database.locked" or before == _state(path):
+                raise
+        else:
+            if before.is_kept(path):
+                return known
     raise DatabaseError(f"database {path} is always being opened by others", code="database.locked")
 
 
-def _state(path: Path) -> tuple[int, ...] | None:
-    """What would show that the file was changed; None where SQLite's locks see to it."""
-    if _locked_reading(path) is not None:
+class _How(Enum):
+    """How a database is read without making or changing a file beside it, as SQLite would."""
+
+    WHOLE = "all of it is in the file itself: as from a disc that nobody changes"
+    LOCKED = "somebody may have it open: SQLite's locks keep it as it is"
+    COPIED = "a crash left a log of changes without an index: SQLite makes that beside a copy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    how: _How
+    stamps: tuple[tuple[int, ...] | None, ...]
+
+    def is_kept(self, path: Path) -> bool:
+        """Whether what was read without locks was changed by nobody meanwhile."""
+        return self.how is _How.LOCKED or self == _state(path)
+
+
+def _state(path: Path) -> _State:
+    wal, shm = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
+    stamps = (_stamp(path), _stamp(wal))
+    if not _has_frames(wal):
+        return _State(how=_How.WHOLE, stamps=stamps)
+    return _State(how=_How.LOCKED if shm.exists() else _How.COPIED, stamps=stamps)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
         return None
-    found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _locked_reading(path: Path) -> str | None:
-    """How to open a database that somebody may have open; None: nobody has."""
-    wal, shm = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
-    if not wal.exists() or not (shm.exists() or wal.stat().st_size):
-        return None
-    # With an index that a crash left SQLite makes its own in memory, and leaves that as it is.
-    return "&readonly_shm=1" if shm.exists() else ""
+def _has_frames(wal: Path) -> bool:
+    """Whether a `-wal` has any changes: more than a header, and that one whole. OSError.
+
+    Of one that has none SQLite (3.40) says "locking protocol" when it may make no index for it.
+    SQLite has no locks on this file that closing it could drop.
+    """
+    try:
+        with wal.open("rb") as file:
+            start = file.read(_WAL_HEADER.size + 1)
+    except FileNotFoundError:
+        return False
+    if len(start) <= _WAL_HEADER.size:
+        return False
+    magic, *_, first_sum, second_sum = _WAL_HEADER.unpack_from(start)
+    if magic & ~1 != _WAL_MAGIC:
+        return False
+    # https://sqlite.org/fileformat2.html#checksum_algorithm
+    summed = struct.unpack(">6I" if magic & 1 else "<6I", start[:24])
+    first = second = 0
+    for one, other in zip(summed[::2], summed[1::2], strict=True):
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + other + first) & 0xFFFFFFFF
+    return (first, second) == (first_sum, second_sum)
 
 
-def _read(path: Path, *, thorough: bool) -> Known:
-    # Else SQLite would make a `-wal` and a `-shm` to read it.
-    how = _locked_reading(path)
-    uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if how is None else how}"
-    with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)) as reader:
+def _read_as(how: _How, path: Path, *, thorough: bool) -> Known:
+    match how:
+        case _How.WHOLE:
+            return _read(path, _IMMUTABLE, thorough=thorough)
+        case _How.LOCKED:
+            # With an index that a crash left SQLite makes its own in memory, and leaves that.
+            return _read(path, "mode=ro&readonly_shm=1", thorough=thorough)
+        case _How.COPIED:
+            with TemporaryDirectory(prefix="obuilder-database-") as directory:
+                copy = _copied(path, Path(directory))
+                return _read(copy, "mode=rw", thorough=thorough, said=path)
+
+
+def _copied(path: Path, directory: Path) -> Path:
+    copy = directory / path.name
+    with closing(_connect(path, _IMMUTABLE)) as reader:
+        # By SQLite itself: if we closed the file, all locks on it of this process would go.
+        # A crash while the changes were being moved into it may have left it too short.
+        reader.execute("PRAGMA writable_schema = ON")
+        copy.write_bytes(reader.serialize())
+    wal = f"{path.name}-wal"
+    shutil.copyfile(path.with_name(wal), directory / wal)
+    return copy
+
+
+def _connect(path: Path, how: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{how}"
+    return sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
+
+
+def _read(path: Path, how: str, *, thorough: bool, said: Path | None = None) -> Known:
+    with closing(_connect(path, how)) as reader:
         reader.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
-        refuse_newer(reader, path)
+        refuse_newer(reader, said or path)
         reader.execute("BEGIN")
         troubles = _examine(reader) if thorough else []
         tables = {name for (name,) in reader.execute("SELECT name FROM sqlite_schema")}
