@@ -76,6 +76,7 @@ def test_what_a_disk_did_gets_a_code_and_a_hint(
         caused(FetchError("the engine's", code="docker.no-space"), CP),
         caused(BuildError("a source"), refusal(errno.ENOSPC)),
         StoreError("locked", code="store.in-use"),
+        caused(FetchError("a mirror's disk"), refusal(errno.EIO)),
         caused(StoreError("said already", code="store.full"), refusal(errno.EROFS)),
     ],
     ids=str,

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from obuilder.errors import BackendError, ConfigError, ObuilderError, ProcessError, StoreError
+from obuilder.errors import (
+    BackendError,
+    ConfigError,
+    FetchError,
+    ObuilderError,
+    ProcessError,
+    StoreError,
+)
 
 __all__ = [
     "FULL",
@@ -209,7 +216,9 @@ def _trouble(error: Exception, state_dir: Path | None) -> Trouble | None:
     cause: BaseException | None = error
     while cause is not None:
         if trouble := trouble_of(cause):
-            return trouble
+            # What a fetcher could not read lies elsewhere as likely as in the store.
+            elsewhere = trouble is _FAILING and isinstance(error, FetchError)
+            return None if elsewhere else trouble
         cause = cause.__cause__
     return None
 
