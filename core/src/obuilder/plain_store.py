@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 import anyio
 import anyio.to_thread
 
+from obuilder._removal import remove_directory
 from obuilder.directory_store import DirectoryStore, run_tool
 from obuilder.errors import ConfigError, ProcessError, StoreError
 from obuilder.process import run
@@ -133,10 +134,10 @@ class PlainStore(DirectoryStore[C]):
         if os.geteuid() != 0:
             # An ordinary user cannot empty a directory that he may not write; rm tells the rest.
             await run(["chmod", "-R", "u+rwx", "--", str(path)], ok=range(256))
-        # A mount that somebody forgot inside must not be emptied.
-        await run_tool(
-            ["rm", "-rf", "--one-file-system", "--", str(path)], doing=f"cannot remove {path}"
-        )
+        try:
+            await remove_directory(path)
+        except ProcessError as error:
+            raise StoreError(f"cannot remove {path}: {error.what}") from error
 
     async def complete_deletes(self) -> None:
         await anyio.to_thread.run_sync(_free_deleted, self.root)

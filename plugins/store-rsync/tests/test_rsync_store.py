@@ -48,9 +48,13 @@ async def test_access_control_lists_are_kept(open_store: OpenStore) -> None:
             assert kept == acl
 
 
-async def test_a_mount_forgotten_inside_is_not_emptied(open_store: OpenStore) -> None:
+@pytest.mark.parametrize("beside", [0, 300], ids=["small", "removed-in-parts"])
+async def test_a_mount_forgotten_inside_is_not_emptied(open_store: OpenStore, beside: int) -> None:
     async with open_store() as store:
-        id = await built(store)
+        async with store.build(id := new_id()) as path:
+            for number in range(beside):
+                (path / "rootfs" / f"{number}").mkdir(parents=True)
+            (path / "rootfs").mkdir(exist_ok=True)
         inside = store.root / "result" / id / "rootfs" / "mounted"
         moved = store.root / "result-tmp" / id / "rootfs" / "mounted"
         inside.mkdir()
@@ -65,6 +69,29 @@ async def test_a_mount_forgotten_inside_is_not_emptied(open_store: OpenStore) ->
         (leftover,) = await store.leftovers()
         await store.discard(leftover)
         assert not moved.exists()
+
+
+async def test_what_cannot_be_removed_of_a_large_result_is_told(open_store: OpenStore) -> None:
+    names = (b"", b"-f ", b"two\nlines ", b"not utf-8 \xff ")
+    async with open_store() as store:
+        async with store.build(id := new_id()) as path:
+            level = os.fsencode(path / "rootfs")
+            os.mkdir(level)
+            for number in range(300):
+                name = os.path.join(level, names[number % len(names)] + b"%d" % number)
+                os.mkdir(name)
+                Path(os.fsdecode(name), "file").touch()
+        kept = store.root / "result-tmp" / id / "rootfs" / "0" / "file"
+        await run(["chattr", "+i", str(store.root / "result" / id / "rootfs" / "0" / "file")])
+        with pytest.raises(StoreError, match=r"Operation not permitted"):
+            await store.delete(id)
+        assert [each for each in (store.root / "result-tmp" / id).rglob("*") if each.is_file()] == [
+            kept
+        ]
+        await run(["chattr", "-i", str(kept)])
+        (leftover,) = await store.leftovers()
+        await store.discard(leftover)
+        assert not os.listdir(store.root / "result-tmp")
 
 
 async def test_an_unknown_mode_is_refused_with_those_there_are(tmp_path: Path) -> None:
