@@ -15,7 +15,7 @@ from support.command import Command
 from support.filesystems import mounted_image
 
 from obuilder import Builder, locks
-from obuilder._core import mover
+from obuilder._core import pieces
 from obuilder.errors import StoreError
 from obuilder.testing._trees import describe_tree, make_rich_tree
 from obuilder.types import Id
@@ -253,7 +253,7 @@ async def test_a_wait_for_who_makes_the_result_there_is_told(
         waits.set()
 
     monkeypatch.setattr(locks, "TELL_AFTER_S", 0.01)
-    monkeypatch.setattr(mover._logger, "warning", tell)
+    monkeypatch.setattr(pieces._logger, "warning", tell)
     async with open_parts(tmp_path / "one") as one, open_parts(tmp_path / "two") as two:
         id = (await one.builder.build(stage("((from b))"))).id
         with anyio.fail_after(60):

@@ -1,5 +1,6 @@
 """Steps that another process makes: followed live, errors shared, taken over if it dies."""
 
+import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,6 +12,7 @@ import pytest
 from support.builds import Call, Events, Parts, Script, ScriptedSandbox, open_parts, stage
 
 from obuilder import locks
+from obuilder._core import inotify
 from obuilder.errors import BuildError, CommandFailed, SandboxError
 from obuilder.events import Waiting
 from obuilder.types import ROOT
@@ -80,6 +82,39 @@ async def test_the_second_sees_the_log_grow_and_takes_the_result(tmp_path: Path)
     assert pair.one.steps[-1] == (pair.two.steps[-1][0], False)
     assert pair.two.steps[-1][1] is True
     assert pair.sandboxes[1].commands == []
+
+
+@pytest.mark.parametrize(("refused", "number"), [("__init__", errno.EMFILE), ("add", errno.ENOSPC)])
+async def test_without_watches_the_log_is_followed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(inotify.Watch, refused, refuse)
+    monkeypatch.setattr(inotify, "_POLL_S", 0.01)
+    pair = Pair()
+    async with pair.both_running(tmp_path / "store"):  # waits for what it sees of it
+        pair.may_end.set()
+    assert pair.two.output == BEGUN + b"ended\n"
+
+
+async def test_who_has_the_lock_only_to_look_is_not_taken_for_a_maker(tmp_path: Path) -> None:
+    seen = Events()
+    async with open_parts(tmp_path / "store") as parts:
+        id = (await parts.builder.build(SPEC)).id
+        await parts.builder.delete(id)
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                held = locks.Locks(parts.store.state_dir / "locks")
+                # As a process does that opens the store, and one that prunes it.
+                with held.try_hold(id) as free:
+                    assert free
+                    tasks.start_soon(parts.builder.build, SPEC, seen.context())
+                    await seen.wait_for(b"first\n")
+                    await anyio.wait_all_tasks_blocked()
+    assert seen.steps[-1] == (id, False)
+    assert seen.notes == []
 
 
 async def test_a_long_log_is_followed_to_its_last_byte(tmp_path: Path) -> None:

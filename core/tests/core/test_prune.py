@@ -138,6 +138,21 @@ async def test_a_delete_that_is_refused_has_removed_nothing(store: Path) -> None
         assert results(store) == before
 
 
+async def test_a_build_that_begins_meanwhile_waits_for_the_whole_deletion(store: Path) -> None:
+    async with open_parts(store) as parts, open_parts(store) as other:
+        chain = await build(parts, "b", "one", "two", "three")
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+
+                def begin(id: Id) -> None:
+                    if id == chain[-1]:
+                        tasks.start_soon(build, other, "b", "one", "two", "three")
+
+                assert await parts.builder.delete(chain[0], on_delete=begin) == len(chain)
+        assert other.sandbox.commands == ["one", "two", "three"]
+        assert results(store) == set(chain) == known(store).keys()
+
+
 async def test_clean_removes_what_the_database_does_not_know(store: Path) -> None:
     async with open_parts(store) as parts:
         await build(parts, "b", "one", "two")

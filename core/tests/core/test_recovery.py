@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import anyio
 import pytest
 from support.builds import Events, ScriptedSandbox, descriptors, open_parts, stage
 
-from obuilder import Builder
+from obuilder import Builder, locks
 from obuilder.errors import StoreError
 from obuilder.locks import Locks
 from obuilder.types import Id, Leftover, LeftoverKind
@@ -157,6 +158,37 @@ async def test_what_a_dead_builder_left_is_removed_with_a_warning(
         f"removing a temporary result that a dead builder left: {STRANGE}",
     ]
     assert len(warned) == 3
+
+
+async def test_a_wait_for_the_cache_whose_copy_is_removed_is_told(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locks, "TELL_AFTER_S", 0.01)
+    await built(store)
+    (store / "cache-tmp/123-c").mkdir()
+    told, taken = anyio.Event(), anyio.Event()
+
+    def hear(record: logging.LogRecord) -> bool:
+        if "waiting for" in record.getMessage():
+            told.set()
+        return True
+
+    monkeypatch.setattr(caplog.handler, "filters", [hear])
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+
+            async def copy_it() -> None:
+                # Another's cache as large as can be.
+                async with Locks(store / "state/locks").hold("cache-c"):
+                    taken.set()
+                    await told.wait()
+
+            tasks.start_soon(copy_it)
+            await taken.wait()
+            async with open_parts(store):
+                assert not (store / "cache-tmp/123-c").exists()
+    (said,) = [text for text in caplog.messages if "waiting" in text]
+    assert f"process {os.getpid()}" in said
 
 
 async def test_what_a_live_builder_uses_is_left_alone(

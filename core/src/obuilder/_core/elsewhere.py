@@ -1,5 +1,6 @@
 """Waiting for a step that another process makes: its log is followed, its error is shared."""
 
+import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -11,7 +12,7 @@ import anyio.to_thread
 
 from obuilder._core.failed import kept_failure
 from obuilder._core.inflight import Followers
-from obuilder._core.inotify import Watch
+from obuilder._core.inotify import Polling, Watch
 from obuilder._core.other_log import OtherLog
 from obuilder._core.pieces import Wait, telling
 from obuilder.errors import ErrorKind
@@ -22,6 +23,9 @@ from obuilder.types import Id
 __all__ = ["Elsewhere", "hold_followed"]
 
 SAME_STEP = "the same step"
+
+# inotify(7): instances and watches that a user may have, which other programs use too.
+_NO_MORE_WATCHES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM})
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +41,7 @@ class Elsewhere:
         self._seen: set[Tenure] = set()
         self._log: OtherLog | None = None
         self._maker: Tenure | None = None
+        self._waited = False
 
     def meet(self) -> Tenure | None:
         """Note who has the lock now."""
@@ -51,14 +56,17 @@ class Elsewhere:
         A clone begins with its base's log: a log is the step's own only once the maker
         has marked its lock.
         """
-        try:
-            with Watch() as watch:
-                await self._watch(watch)
-        except OSError as error:
-            # Its log is replayed when it is done.
-            _logger.debug("the log of %s cannot be followed: %s", self._id, error)
+        with suppress(FileNotFoundError):  # the lock has just been released
+            try:
+                with Watch() as watch:
+                    await self._watch(watch)
+            except OSError as error:
+                if error.errno not in _NO_MORE_WATCHES:
+                    raise
+                _logger.info("looking at the log of %s once a second: %s", self._id, error)
+                await self._watch(Polling())
 
-    async def _watch(self, watch: Watch) -> None:
+    async def _watch(self, watch: Watch | Polling) -> None:
         of_log: int | None = None
         watch.add(self._locks.path(self._id))
         while True:
@@ -86,6 +94,7 @@ class Elsewhere:
 
     def tell(self, wait: Wait) -> None:
         """Tell the followers now, also while they follow a log."""
+        self._waited = True
         (self._log or self._followers).tell(wait)
 
     async def saved(self) -> bool:
@@ -115,6 +124,8 @@ class Elsewhere:
         error = failure.error if failure else None
         if error is not None and error.kind is not ErrorKind.INFRASTRUCTURE:
             raise error
+        if error is None and self._log is None and not self._waited:
+            return  # who had it for a moment need not have made it: a process that opens the store
         why = f"failed: {error.what}" if error else "is gone"
         self._followers.tell(f"the process that made this step {why}; it is made again")
 

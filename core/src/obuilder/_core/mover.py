@@ -1,6 +1,5 @@
 """Moving results between stores: under the locks of both, and known to the database at once."""
 
-import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,18 +8,17 @@ import anyio
 import anyio.to_thread
 
 from obuilder._core.database.db import Database
+from obuilder._core.pieces import warning
 from obuilder._core.record import read_side_file
 from obuilder._core.steps import Backends
 from obuilder.errors import StoreError
-from obuilder.locks import Locks, OnWait, use_lock
+from obuilder.locks import Locks, use_lock
 from obuilder.result_stream import PLAIN, Header, receive, receive_header, send
-from obuilder.types import Holder, Id
+from obuilder.types import Id
 
 __all__ = ["Mover"]
 
 _NO_SUCH_BASE = "store.stream-base"
-
-_logger = logging.getLogger(__name__)
 
 
 class Mover:
@@ -98,7 +96,7 @@ class Mover:
         async with AsyncExitStack() as stack:
             for id in ids:
                 if id is not None:
-                    on_wait = _warning(f"the deletion of {id}")
+                    on_wait = warning(f"the deletion of {id}")
                     using = self._locks.hold(use_lock(id), shared=True, on_wait=on_wait)
                     await stack.enter_async_context(using)
             yield
@@ -114,7 +112,7 @@ class Mover:
             raise StoreError(
                 f"the stream holds result {header.id}, wanted is {id}", code="store.stream"
             )
-        made = self._locks.hold(id, on_wait=_warning(f"result {id}"))
+        made = self._locks.hold(id, on_wait=warning(f"result {id}"))
         async with self._used(header.base, id), made:
             if await self._store.result(id) is not None:
                 return False
@@ -135,13 +133,6 @@ class Mover:
                     await self._store.delete(id)
                     raise
             return True
-
-
-def _warning(what: str) -> OnWait:
-    async def on_wait(holder: Holder) -> None:
-        _logger.warning("waiting for %s, which %s", what, holder)
-
-    return on_wait
 
 
 def _says_no_base(error: Exception) -> bool:

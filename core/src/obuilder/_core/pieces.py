@@ -1,12 +1,15 @@
 """What followers of a step are given, in order: its output, notes, and what it waits for."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from obuilder.locks import OnWait
 from obuilder.types import Holder
 
-__all__ = ["Piece", "Sink", "Wait", "telling"]
+__all__ = ["Piece", "Sink", "Wait", "telling", "warning"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,5 +32,14 @@ def telling(what: str, tell: Callable[[Wait], None]) -> OnWait:
 
     async def on_wait(holder: Holder) -> None:
         tell(Wait(what=what, holder=holder))
+
+    return on_wait
+
+
+def warning(what: str) -> OnWait:
+    """Has a wait for a lock told by a warning, where there is no step whose output it could be."""
+
+    async def on_wait(holder: Holder) -> None:
+        _logger.warning("waiting for %s, which %s", what, holder)
 
     return on_wait

@@ -43,23 +43,29 @@ class Pruner:
         self, id: Id, *, on_delete: OnDelete | None = None, missing_ok: bool = False
     ) -> int:
         """Remove `id` and its descendants, children first. StoreError if missing or in use."""
-        if await self._store.result(id) is None and not await self._is_known(id):
-            if missing_ok:
-                return 0
-            raise StoreError(f"there is no result {id}", code="store.unknown-id")
-        order: list[Id] = []
-        rest = [id]
-        while rest:
-            order.append(rest.pop())
-            rest.extend(await self._database.children(order[-1]))
-        # Before the first one goes: a chain is deleted whole or not at all.
-        for each in order:
-            with self._alone(each) as free:
-                if not free:
+        # A build comes to what was built on it only by way of it: none does meanwhile.
+        with self._alone(id) as free:
+            if await self._store.result(id) is None and not await self._is_known(id):
+                if missing_ok:
+                    return 0
+                raise StoreError(f"there is no result {id}", code="store.unknown-id")
+            if not free:
+                raise _in_use(id)
+            order: list[Id] = []
+            rest = [id]
+            while rest:
+                order.append(rest.pop())
+                rest.extend(await self._database.children(order[-1]))
+            # Before the first one goes: a chain is deleted whole or not at all.
+            for each in order[1:]:
+                with self._alone(each) as free_too:
+                    if not free_too:
+                        raise _in_use(each)
+            for each in reversed(order[1:]):
+                if not await self._remove(each, on_delete):
                     raise _in_use(each)
-        for each in reversed(order):
-            if not await self._remove(each, on_delete):
-                raise _in_use(each)
+            if not await self._remove_held(id, on_delete):
+                raise _in_use(id)
         await self._store.complete_deletes()
         return len(order)
 
@@ -148,18 +154,21 @@ class Pruner:
 
     async def _remove(self, id: Id, on_delete: OnDelete | None) -> bool:
         with self._alone(id) as free:
-            if not free or await self._database.children(id):
-                return False
-            if on_delete:
-                on_delete(id)
-            with anyio.CancelScope(shield=True):
-                await self._store.delete(id)
-                await self._database.remove(id)
-            self._removed += 1
-            if self._reserve.is_given_up and self._removed % _ROUND == 0:
-                # What it held is all the room that there is, until this is freed.
-                await self._store.complete_deletes()
-            return True
+            return free and await self._remove_held(id, on_delete)
+
+    async def _remove_held(self, id: Id, on_delete: OnDelete | None) -> bool:
+        if await self._database.children(id):
+            return False
+        if on_delete:
+            on_delete(id)
+        with anyio.CancelScope(shield=True):
+            await self._store.delete(id)
+            await self._database.remove(id)
+        self._removed += 1
+        if self._reserve.is_given_up and self._removed % _ROUND == 0:
+            # What it held is all the room that there is, until this is freed.
+            await self._store.complete_deletes()
+        return True
 
 
 def _in_use(id: Id) -> StoreError:

@@ -15,11 +15,12 @@ from typing import Any
 import anyio.to_thread
 
 from obuilder._core.database.db import Database
+from obuilder._core.pieces import warning
 from obuilder._core.record import read_side_file
 from obuilder._core.steps import Backends
 from obuilder.errors import StoreError
 from obuilder.interfaces import Store
-from obuilder.locks import Locks
+from obuilder.locks import Locks, waits_told
 from obuilder.named_cache import remove_unfinished
 from obuilder.types import Id, Leftover, LeftoverKind
 
@@ -60,7 +61,9 @@ async def _recover_one(
         if leftover.kind is LeftoverKind.CONTAINER:
             await backends.sandbox.discard(leftover)
         else:
-            await backends.store.discard(leftover)
+            # A copy of a cache may have to wait for another's, which takes as long as it is large.
+            with waits_told(warning(f"the lock that the {leftover.kind} {key} needs")):
+                await backends.store.discard(leftover)
     if not _ID.fullmatch(key):
         return
     id = Id(key)
