@@ -35,15 +35,19 @@ def environment(root: Path, **more: str) -> dict[str, str]:
     return {"PYTHONPATH": str(root / "site"), "PATH": os.environ["PATH"], **more}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_reader_that_stalls_holds_up_no_signal(workplace: Path, number: signal.Signals) -> None:
-    with subprocess.Popen(
-        argv(workplace),
-        env=environment(workplace),
+def started(root: Path, *, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        argv(root),
+        env=environment(root),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+        stderr=stderr,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_reader_that_stalls_holds_up_no_signal(workplace: Path, number: signal.Signals) -> None:
+    with started(workplace) as process:
         assert process.stdout
         assert process.stderr
         seen = b""
@@ -61,13 +65,7 @@ def test_a_reader_that_stalls_holds_up_no_signal(workplace: Path, number: signal
 def test_one_reader_of_both_outputs_that_stalls_keeps_no_process(
     workplace: Path, number: signal.Signals
 ) -> None:
-    with subprocess.Popen(
-        argv(workplace),
-        env=environment(workplace),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
+    with started(workplace, stderr=subprocess.STDOUT) as process:
         assert process.stdout
         try:
             seen = b""
@@ -86,13 +84,7 @@ def test_warnings_that_nobody_reads_hold_up_no_build_and_no_signal(workplace: Pa
     before = "await log.output("
     fakes.write_text(fakes.read_text().replace(before, warning + before))
     (workplace / "spec").write_text("((from busybox) (shell sh) (run (shell wait)))")
-    with subprocess.Popen(
-        argv(workplace),
-        env=environment(workplace),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with started(workplace) as process:
         assert process.stdout
         try:
             assert b"wait\n" in iter(process.stdout.readline, b"")

@@ -53,13 +53,12 @@ class OtherLog:
 
         `skipped`: how many bytes of its beginning are not there. False: that is another log.
         """
-        old, self._path, self._identity = self._path, path, None
         continues = path is None or self._continues(path, skipped)
-        if path is not None and continues:
+        self._path = path if continues else None
+        self._identity = None
+        if self._path is not None and self._path.exists():
             self._skipped = skipped
-            self._size = path.stat().st_size + skipped if path.exists() else self._size
-        elif old is not None:
-            self._path = None
+            self._size = self._path.stat().st_size + skipped
         self._ended = True
         self._wake()
         return continues
