@@ -327,26 +327,56 @@ async def test_a_record_that_a_killed_process_had_begun_is_removed_once_nobody_u
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("in_the_end", [False, True], ids=["in-the-block", "in-the-release"])
 async def test_who_is_cancelled_does_not_wait_long_for_a_cache_that_another_copies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_the_end: bool
 ) -> None:
     monkeypatch.setattr(named_cache, "RELEASE_S", 0.01)
     caches, begun, ended = open_caches(tmp_path), anyio.Event(), anyio.Event()
-    scope = anyio.CancelScope()
+    scope, may_release = anyio.CancelScope(), anyio.Event()
 
     async def work() -> None:
         with scope:
             async with caches.use("c", user=ROOT):
                 begun.set()
-                await anyio.sleep_forever()
+                await (may_release.wait() if in_the_end else anyio.sleep_forever())
         ended.set()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(work)
         await begun.wait()
         async with Locks(tmp_path / "state" / "locks").hold("cache-c"):
+            may_release.set()
+            await anyio.wait_all_tasks_blocked()
             scope.cancel()
             with anyio.fail_after(60):
                 await ended.wait()
+    assert scope.cancelled_caught
     assert list(await caches.names()) == []
     assert await caches.leftovers() == []
+
+
+@pytest.mark.anyio
+async def test_who_is_cancelled_keeps_what_it_can_release_soon(tmp_path: Path) -> None:
+    caches, begun, may_release = open_caches(tmp_path), anyio.Event(), anyio.Event()
+    kept: list[bool | None] = []
+
+    async def work() -> None:
+        try:
+            async with caches.use("c", user=ROOT) as copy:
+                begun.set()
+                await may_release.wait()
+        finally:
+            kept.append(caches.was_kept(copy))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+        await begun.wait()
+        async with Locks(tmp_path / "state" / "locks").hold("cache-c"):
+            may_release.set()
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+    assert kept == [True]
+    assert list(await caches.names()) == ["c"]

@@ -46,7 +46,7 @@ _DATABASES = re.compile(r"db\.sqlite(\.damaged-[^/]*)?")
 _RECORDS = re.compile(r"[^.].*")
 # What the next command to open the store puts in order; all else would be damage.
 _LEFT = re.compile(r" fsck\.(leftover-|stale-lock|scratch|unknown-result|missing-result|cache-rec)")
-_MEASURED = ("duration_s", "size_bytes")
+_MEASURED = ("duration_s", "size_bytes", "tenure")
 
 Tree = Mapping[str, tuple[object, ...]]
 

@@ -238,11 +238,11 @@ class DirectoryStore(Store[C]):
         path = self._temporary / leftover.key if leftover.path is None else leftover.path
         if path.parent not in (self._temporary, self._root / "cache-tmp"):
             raise StoreError(f"{path} is not a leftover of the store {self._root}")
+        if path.parent != self._temporary:
+            await self._caches.discard(path)
+            return
         with anyio.CancelScope(shield=True):
-            if path.parent == self._temporary:
-                await self.remove_tree(path)
-            else:
-                await self._caches.discard(path)
+            await self.remove_tree(path)
 
     async def create_cache(self, path: Path, user: User) -> None:
         await self.create_tree(path)

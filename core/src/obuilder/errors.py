@@ -246,6 +246,7 @@ _KIND_OF_CLASS: Final[tuple[tuple[type[ObuilderError], ErrorKind], ...]] = (
 
 _KIND_OF_CODE: Final = {
     "build.cancelled": ErrorKind.CANCELLED,
+    "build.closed": ErrorKind.CANCELLED,
     "build.drained": ErrorKind.CANCELLED,
     "healthcheck.timeout": ErrorKind.LIMIT,
     "store.cache-busy": ErrorKind.REQUEST,

@@ -163,7 +163,8 @@ class Store(ABC, Generic[C]):
     async def discard(self, leftover: Leftover) -> None:
         """Remove a leftover; nothing if it is gone.
 
-        Before: the caller holds the lock of its key, so its maker is dead or done.
+        Before: the caller holds the lock of its key, so its maker is dead or done. The removal
+        runs shielded; a wait before it, for another who has the same cache, can be cancelled.
         """
 
     async def results(self) -> Sequence[Id]:

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -184,31 +183,34 @@ class NamedCaches:
                         await self._store.clone_cache(current, copy)
                     else:
                         await self._store.create_cache(copy, user)
-                patience_s = math.inf
                 try:
                     yield copy
-                except anyio.get_cancelled_exc_class():
-                    patience_s = RELEASE_S
-                    raise
                 finally:
-                    with anyio.CancelScope(shield=True):
-                        await self._release(name, copy, generation, patience_s=patience_s)
+                    await self._release(name, copy, generation)
             finally:
                 with anyio.CancelScope(shield=True):
                     # The copy that lost, or the version that was replaced.
                     await self._store.remove_cache(copy)
 
-    async def _release(self, name: str, copy: Path, generation: int, *, patience_s: float) -> None:
+    async def _release(self, name: str, copy: Path, generation: int) -> None:
         file_name = self._naming.escape(name)
         async with AsyncExitStack() as held:
             has_lock = False
-            with anyio.move_on_after(patience_s):
+            try:
                 await held.enter_async_context(self._locks.hold(f"cache-{file_name}"))
                 has_lock = True
-            if has_lock and self._generation(file_name) == generation:
-                await self._publish(name, copy, generation=generation + 1)
-            else:
-                self._lost.add(copy)
+            except anyio.get_cancelled_exc_class():
+                # Before this wait, or in it.
+                with anyio.move_on_after(RELEASE_S, shield=True):
+                    await held.enter_async_context(self._locks.hold(f"cache-{file_name}"))
+                    has_lock = True
+                raise
+            finally:
+                with anyio.CancelScope(shield=True):
+                    if has_lock and self._generation(file_name) == generation:
+                        await self._publish(name, copy, generation=generation + 1)
+                    else:
+                        self._lost.add(copy)
 
     def was_kept(self, copy: Path) -> bool:
         """Whether a copy, whose block has ended, became the newest version. Asked once."""
@@ -250,11 +252,15 @@ class NamedCaches:
         ]
 
     async def discard(self, copy: Path) -> None:
-        """Remove a copy, whose user is dead. StoreError."""
+        """Remove a copy, whose user is dead. StoreError.
+
+        Waits for who copies or releases the cache just now, and can be cancelled then.
+        """
         file_name = copy.name.partition("-")[2]
         async with self._locks.hold(f"cache-{file_name}"):
-            await self.salvage(copy, self._current / file_name)
-            await self._store.remove_cache(copy)
+            with anyio.CancelScope(shield=True):
+                await self.salvage(copy, self._current / file_name)
+                await self._store.remove_cache(copy)
 
     async def _publish(self, name: str, copy: Path, *, generation: int) -> None:
         file_name = self._naming.escape(name)

@@ -174,13 +174,16 @@ async def test_the_second_makes_the_step_if_the_first_is_cancelled(tmp_path: Pat
         pair.cancel_first.cancel()
     assert pair.sandboxes[1].commands == ["slow"]
     assert pair.two.output == BEGUN + b"slow\n"
-    assert pair.two.notes[-1] == "the process that made this step is gone; it is made again"
+    assert (
+        pair.two.notes[-1] == "the process that made this step did not finish it; it is made again"
+    )
     assert pair.two.steps[-1][1] is False
 
 
 async def test_who_follows_one_that_is_cancelled_follows_the_next_from_its_beginning(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(locks, "TELL_AFTER_S", 0.0)
     may_end = anyio.Event()
 
     async def anew(call: Call) -> None:
@@ -205,9 +208,12 @@ async def test_who_follows_one_that_is_cancelled_follows_the_next_from_its_begin
     whole = BEGUN + b"anew, and with more text than the first had printed\nended\n"
     assert [pair.two.output, third.output] == [whole] * 2
     (follower,) = [each for each in (pair.two, third) if each.steps[-1][1]]
-    assert follower.notes[-1] == "the process that made this step is gone; another makes it again"
+    assert (
+        follower.notes[-1]
+        == "the process that made this step did not finish it; another makes it again"
+    )
     told = [event.pid for event in follower.seen if isinstance(event, Waiting)]
-    assert told == [os.getpid()]
+    assert told == [os.getpid()] * 2
 
 
 async def test_a_long_wait_is_told_with_who_is_waited_for(

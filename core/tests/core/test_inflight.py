@@ -312,6 +312,17 @@ async def test_ending_all_steps_is_an_error_to_their_clients(tmp_path: Path) -> 
         assert client.error.code == "build.cancelled"
 
 
+async def test_nothing_begins_once_the_tasks_have_ended(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
+        bench.go_on.set()
+    for _ in range(2):  # the first leaves nothing that the second would wait for
+        client = Client()
+        with anyio.fail_after(60), pytest.raises(BuildError) as caught:
+            await bench.inflight.share(ID, bench.work, client.sink)
+        assert caught.value.code == "build.closed"
+    assert not bench.inflight.is_running(ID)
+
+
 async def test_a_step_that_has_ended_holds_no_descriptor(tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench:
         before = descriptors()

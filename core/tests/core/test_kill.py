@@ -126,8 +126,8 @@ async def test_who_follows_one_that_is_killed_follows_the_next_who_makes_the_ste
                 (running / "rootfs" / "go").touch()
     assert [seen.output for seen in clients] == [b"first\nbegun\nbegun\nended\n"] * 2
     assert sorted(seen.notes[-1] for seen in clients) == [
-        "the process that made this step is gone; another makes it again",
-        "the process that made this step is gone; it is made again",
+        "the process that made this step did not finish it; another makes it again",
+        "the process that made this step did not finish it; it is made again",
     ]
 
 

@@ -4,6 +4,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from support.builds import descriptors
 
 from obuilder._core.other_log import OtherLog
 from obuilder._core.pieces import Piece
@@ -30,18 +31,8 @@ async def test_it_goes_on_where_it_lies_now(path: Path, tmp_path: Path) -> None:
     moved = path.rename(tmp_path / "saved")
     with moved.open("ab") as file:
         file.write(b"three\n")
-    assert log.end(moved)
+    log.end_saved(moved)
     assert await followed(log) == [b"one\ntwo\nthree\n"]
-
-
-async def test_another_log_is_not_taken_for_its_end(path: Path, tmp_path: Path) -> None:
-    path.write_bytes(b"mine, 1\n")
-    log = OtherLog(path)
-    log.grow()
-    other = tmp_path / "other"
-    other.write_bytes(b"another's, and longer\n")
-    assert not log.end(other)
-    assert await followed(log) == []
 
 
 async def test_nothing_is_read_of_a_file_that_took_its_place(path: Path) -> None:
@@ -51,8 +42,31 @@ async def test_nothing_is_read_of_a_file_that_took_its_place(path: Path) -> None
     path.rename(path.with_name("old"))  # so that its number is not given again
     path.write_bytes(b"another's, and longer\n")
     log.grow()
-    log.end(None)
+    log.end_gone()
     assert await followed(log) == []
+
+
+async def test_a_copy_that_others_remove_or_write_anew_is_read_to_its_end(
+    path: Path, tmp_path: Path
+) -> None:
+    path.write_bytes(b"one\n")
+    log = OtherLog(path)
+    log.grow()
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"one\ntwo\n")
+    before = descriptors()
+    log.end_kept(kept, skipped=0)
+    kept.unlink()
+    kept.write_bytes(b"another's")
+    assert await followed(log) == [b"one\ntwo\n"]
+    log.dispose()
+    assert descriptors() == before
+
+
+async def test_that_a_copy_was_not_kept_is_told(path: Path, tmp_path: Path) -> None:
+    log = OtherLog(path)
+    log.end_kept(tmp_path / "kept", skipped=0)
+    assert await followed(log) == ["the log of this step was not kept"]
 
 
 async def test_of_a_log_whose_beginning_was_not_kept_that_is_told(
@@ -63,7 +77,8 @@ async def test_of_a_log_whose_beginning_was_not_kept_that_is_told(
     log.grow()
     kept = tmp_path / "kept"
     kept.write_bytes(b"456789end")
-    assert log.end(kept, skipped=4)
+    log.end_kept(kept, skipped=4)
     told, *rest = await followed(log)
+    log.dispose()
     assert told == "4 bytes of the log were not kept, and are left out"
     assert rest == [b"456789end"]

@@ -12,7 +12,8 @@ import anyio
 import pytest
 from support.builds import Events, ScriptedSandbox, descriptors, open_parts, stage
 
-from obuilder import Builder, locks
+from obuilder import Builder
+from obuilder._core import recovery
 from obuilder.errors import StoreError
 from obuilder.locks import Locks
 from obuilder.types import Id, Leftover, LeftoverKind
@@ -160,35 +161,22 @@ async def test_what_a_dead_builder_left_is_removed_with_a_warning(
     assert len(warned) == 3
 
 
-async def test_a_wait_for_the_cache_whose_copy_is_removed_is_told(
+async def test_a_copy_of_a_cache_that_is_being_copied_stays_for_the_next(
     store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(locks, "TELL_AFTER_S", 0.01)
+    monkeypatch.setattr(recovery, "_PATIENCE_S", 0.01)
     await built(store)
-    (store / "cache-tmp/123-c").mkdir()
-    told, taken = anyio.Event(), anyio.Event()
-
-    def hear(record: logging.LogRecord) -> bool:
-        if "waiting for" in record.getMessage():
-            told.set()
-        return True
-
-    monkeypatch.setattr(caplog.handler, "filters", [hear])
+    left = store / "cache-tmp/123-c"
+    left.mkdir()
     with anyio.fail_after(60):
-        async with anyio.create_task_group() as tasks:
-
-            async def copy_it() -> None:
-                # Another's cache as large as can be.
-                async with Locks(store / "state/locks").hold("cache-c"):
-                    taken.set()
-                    await told.wait()
-
-            tasks.start_soon(copy_it)
-            await taken.wait()
-            async with open_parts(store):
-                assert not (store / "cache-tmp/123-c").exists()
-    (said,) = [text for text in caplog.messages if "waiting" in text]
-    assert f"process {os.getpid()}" in said
+        # Another's cache as large as can be.
+        async with Locks(store / "state/locks").hold("cache-c"), open_parts(store) as parts:
+            assert left.exists()
+            assert "copy-123-c stays" in caplog.messages[-1]
+            report = await parts.builder.check(repair=True)
+            assert [finding.key for finding in report.faults] == ["copy-123-c"]
+        async with open_parts(store):
+            assert not left.exists()
 
 
 async def test_what_a_live_builder_uses_is_left_alone(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 
-from obuilder._core.disk import FULL_HINT
+from obuilder._core.disk import FULL_HINT, disk_errors
 from obuilder._core.pieces import Piece, Wait
 from obuilder.errors import StoreError
 from obuilder.interfaces import BuildLog
@@ -121,7 +121,7 @@ class StepLog(BuildLog):
             self._reader = _CLOSED
 
     async def follow(self) -> AsyncGenerator[Piece, None]:
-        """All pieces from the beginning, until it is closed."""
+        """All pieces from the beginning, until it is closed. Raises StoreError."""
         offset = noted = 0
         while True:
             changed, closed, size = self._changed, self._writer == _CLOSED, self._size
@@ -140,7 +140,8 @@ class StepLog(BuildLog):
 
     def _read(self, start: int, end: int) -> Iterator[bytes]:
         while start < end:
-            data = os.pread(self._reader, min(_CHUNK_BYTES, end - start), start)
+            with disk_errors():
+                data = os.pread(self._reader, min(_CHUNK_BYTES, end - start), start)
             if not data:
                 return  # somebody has cut the file; there is nothing to wait for
             start += len(data)

@@ -10,11 +10,12 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from obuilder._core.failed import kept_failure
+from obuilder._core.failed import KeptFailure, kept_failure
 from obuilder._core.inflight import Followers
 from obuilder._core.inotify import Polling, Watch
 from obuilder._core.other_log import OtherLog
 from obuilder._core.pieces import Wait, telling
+from obuilder._core.record import tenure_of
 from obuilder.errors import ErrorKind
 from obuilder.interfaces import Store
 from obuilder.locks import Locks, Tenure
@@ -23,6 +24,7 @@ from obuilder.types import Id
 __all__ = ["Elsewhere", "hold_followed"]
 
 SAME_STEP = "the same step"
+_NOT_FINISHED = "the process that made this step did not finish it"
 
 # inotify(7): instances and watches that a user may have, which other programs use too.
 _NO_MORE_WATCHES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM})
@@ -83,9 +85,9 @@ class Elsewhere:
 
     def _begin(self, path: Path, maker: Tenure | None) -> None:
         if self._log is not None:
-            self._log.end(None)
-            self._followers.tell("the process that made this step is gone; another makes it again")
-            holder = self._locks.holder(self._id)
+            self._log.end_gone()
+            self._followers.tell(f"{_NOT_FINISHED}; another makes it again")
+            holder = self._locks.holder(self._id) if self._waited else None
             if holder is not None:
                 self._followers.tell(Wait(what=SAME_STEP, holder=holder))
         self._log, self._maker = OtherLog(path), maker
@@ -97,13 +99,15 @@ class Elsewhere:
         self._waited = True
         (self._log or self._followers).tell(wait)
 
-    async def saved(self) -> bool:
-        """The step has a result. Whether all of its log is told, or will be."""
+    async def saved(self, path: Path) -> bool:
+        """The step has a result at `path`. Whether all of its log is told, or will be."""
         if self._log is None:
             return False
-        if not self._log.end(await self._store.log_file(self._id)):
-            self._followers.tell("the process that made this step is gone; another has made it")
+        if await anyio.to_thread.run_sync(tenure_of, path) != self._maker:
+            self._log.end_gone()
+            self._followers.tell(f"{_NOT_FINISHED}; another has made it")
             return False
+        self._log.end_saved(await self._store.log_file(self._id))
         return True
 
     async def failed(self) -> None:
@@ -117,17 +121,28 @@ class Elsewhere:
         failure = await anyio.to_thread.run_sync(kept_failure, kept, self._id)
         if failure is not None and failure.tenure not in self._seen:
             failure = None
-        if self._log is not None and failure is None:
-            self._log.end(None)
-        elif self._log is not None and failure is not None:
-            self._log.end(failure.log, skipped=failure.skipped_bytes)
-        error = failure.error if failure else None
-        if error is not None and error.kind is not ErrorKind.INFRASTRUCTURE:
-            raise error
-        if error is None and self._log is None and not self._waited:
+        if failure is not None:
+            self._take_log(failure)
+            if failure.error.kind is not ErrorKind.INFRASTRUCTURE:
+                raise failure.error
+            why = f"the process that made this step failed: {failure.error.what}"
+        elif self._log is not None or self._waited:
+            if self._log is not None:
+                self._log.end_gone()
+            why = _NOT_FINISHED
+        else:
             return  # who had it for a moment need not have made it: a process that opens the store
-        why = f"failed: {error.what}" if error else "is gone"
-        self._followers.tell(f"the process that made this step {why}; it is made again")
+        self._followers.tell(f"{why}; it is made again")
+
+    def _take_log(self, failure: KeptFailure) -> None:
+        log = self._log if failure.tenure == self._maker else None
+        if log is None:
+            if self._log is not None:
+                self._log.end_gone()
+                self._followers.tell(f"{_NOT_FINISHED}; another made it again")
+            log = OtherLog(failure.log)
+            self._followers.publish(log)
+        log.end_kept(failure.log, skipped=failure.skipped_bytes)
 
 
 @asynccontextmanager

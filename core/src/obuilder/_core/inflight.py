@@ -85,7 +85,11 @@ class Inflight:
             execution = self._running.get(id)
         if execution is None:
             execution = self._running[id] = _Execution()
-            self._tasks.start_soon(self._execute, id, execution, work)
+            try:
+                self._tasks.start_soon(self._execute, id, execution, work)
+            except RuntimeError as error:  # the task group has ended
+                del self._running[id]
+                raise BuildError("the builder is closed", code="build.closed") from error
         execution.followers += 1
         try:
             return await execution.follow(sink)

@@ -132,7 +132,7 @@ class Keeper:
             )
             found = await self._load(step.id, step.base)
             if found is not None:
-                return replace(found, told=await elsewhere.saved())
+                return replace(found, told=await elsewhere.saved(found.path))
             await elsewhere.failed()
             self._check_begin()
             await self._end_orphans(step.id)
@@ -268,7 +268,7 @@ class Keeper:
 
     async def _write_side_file(self, directory: Path, step: Step, record: StepRecord) -> None:
         path = directory / SIDE_FILE
-        data = side_file(step.id, step.base, record)
+        data = side_file(step.id, step.base, record, tenure=self._locks.tenure(step.id))
         try:
             await anyio.to_thread.run_sync(path.write_bytes, data)
         except OSError as error:

@@ -6,23 +6,24 @@ from pathlib import Path
 
 import anyio
 
+from obuilder._core.disk import disk_errors
 from obuilder._core.pieces import Piece, Wait
 
 __all__ = ["OtherLog"]
 
 _CHUNK_BYTES = 65536
-_TAIL_BYTES = 256
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class OtherLog:
-    """Read by its path each time: a store may be unable to remove what is open."""
+    """Read by its path each time while it grows: a store may be unable to remove what is open."""
 
     def __init__(self, path: Path) -> None:
         self._path: Path | None = path
         self._identity: tuple[int, int] | None = None
+        self._copy: int | None = None
         self._size = 0
         self._skipped = 0
-        self._tail = b""
         self._ended = False
         self._notes: list[tuple[int, str | Wait]] = []
         self._changed = anyio.Event()
@@ -38,48 +39,49 @@ class OtherLog:
             return
         try:
             status = self._path.stat()
-        except OSError:  # saved, or removed: `end` tells
+        except OSError:  # saved, or removed: how it ends is told
             return
         identity = (status.st_dev, status.st_ino)
         if identity != (self._identity or identity) or status.st_size < self._size:
             return  # somebody else's
         self._identity, self._size = identity, status.st_size
-        start = max(0, self._size - _TAIL_BYTES)
-        self._tail = self._read_some(start, self._size)
         self._wake()
 
-    def end(self, path: Path | None, *, skipped: int = 0) -> bool:
-        """No more will come than lies at `path`, where the log is now; None: it is gone.
+    def end_gone(self) -> None:
+        """No more will come, and what nobody has read yet is gone."""
+        self._path = None
+        self._end()
 
-        `skipped`: how many bytes of its beginning are not there. False: that is another log.
-        """
-        continues = path is None or self._continues(path, skipped)
-        self._path = path if continues else None
-        self._identity = None
-        if self._path is not None and self._path.exists():
+    def end_saved(self, path: Path) -> None:
+        """The whole lies at `path`, which stays for as long as it is followed. OSError."""
+        self._path, self._identity = path, None
+        self._size = path.stat().st_size if path.exists() else self._size
+        self._end()
+
+    def end_kept(self, path: Path, *, skipped: int) -> None:
+        """At `path` is a copy, which others may remove, without its first `skipped` bytes."""
+        self._path = None
+        try:
+            self._copy = os.open(path, _FLAGS)
+        except OSError:
+            self.tell("the log of this step was not kept")
+        else:
             self._skipped = skipped
-            self._size = self._path.stat().st_size + skipped
+            self._size = os.fstat(self._copy).st_size + skipped
+        self._end()
+
+    def _end(self) -> None:
         self._ended = True
         self._wake()
-        return continues
-
-    def _continues(self, path: Path, skipped: int) -> bool:
-        """Whether a log begins with what was seen of this one, as far as its last bytes tell."""
-        start = self._size - len(self._tail)
-        if start < skipped:
-            return True
-        try:
-            with path.open("rb") as file:
-                file.seek(start - skipped)
-                return file.read(len(self._tail)) == self._tail
-        except OSError:
-            return not self._tail
 
     def dispose(self) -> None:
         """See Log."""
+        if self._copy is not None:
+            os.close(self._copy)
+            self._copy = None
 
     async def follow(self) -> AsyncGenerator[Piece, None]:
-        """See Log."""
+        """See Log. Raises StoreError."""
         offset = noted = 0
         while True:
             changed, ended, size = self._changed, self._ended, self._size
@@ -105,17 +107,22 @@ class OtherLog:
             yield data
 
     def _read_some(self, start: int, end: int) -> bytes:
-        if self._path is None or start < self._skipped:
+        length = min(_CHUNK_BYTES, end - start)
+        if self._copy is not None:
+            with disk_errors():
+                return os.pread(self._copy, length, max(0, start - self._skipped))
+        if self._path is None:
             return b""
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(self._path, _FLAGS)
         except OSError:  # as in `grow`
             return b""
         try:
             status = os.fstat(descriptor)
             if self._identity not in {None, (status.st_dev, status.st_ino)}:
                 return b""
-            return os.pread(descriptor, min(_CHUNK_BYTES, end - start), start - self._skipped)
+            with disk_errors():
+                return os.pread(descriptor, length, start)
         finally:
             os.close(descriptor)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from obuilder.errors import StoreError
+from obuilder.locks import Tenure
 from obuilder.types import Id
 
-__all__ = ["SIDE_FILE", "StepRecord", "read_side_file", "side_file"]
+__all__ = ["SIDE_FILE", "StepRecord", "read_side_file", "side_file", "tenure_of"]
 
 SIDE_FILE = "obuilder.json"
 """Beside `rootfs`, `log` and `env`; a clone inherits its base's until it writes its own."""
@@ -47,11 +48,21 @@ _FIELDS: Final[dict[str, tuple[type, bool]]] = {
 _KINDS: Final = {str: "text", int: "integer", float: "number"}
 
 
-def side_file(id: Id, parent: Id | None, record: StepRecord) -> bytes:
-    """The contents of the file beside the result."""
-    return json.dumps(
-        {"version": _VERSION, "id": id, "parent": parent, **asdict(record)}, indent=1
-    ).encode()
+def side_file(
+    id: Id, parent: Id | None, record: StepRecord, *, tenure: Tenure | None = None
+) -> bytes:
+    """The contents of the file beside the result; `tenure` is the maker's, with the lock of it."""
+    head = {"version": _VERSION, "id": id, "parent": parent, "tenure": tenure}
+    return json.dumps({**head, **asdict(record)}, indent=1).encode()
+
+
+def tenure_of(result: Path) -> Tenure | None:
+    """Whose turn with its lock a result was made in; None: its file does not say. Blocking."""
+    try:
+        inode, time_ns = _parsed(result / SIDE_FILE)["tenure"]
+        return int(inode), int(time_ns)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # it was not made here, or is damaged: `read_side_file` tells
 
 
 def read_side_file(result: Path, id: Id) -> tuple[Id | None, StepRecord] | None:
