@@ -168,6 +168,18 @@ async def test_an_error_of_before_is_not_shared(tmp_path: Path) -> None:
             assert parts.sandbox.commands == ["exit 3"]
 
 
+async def test_who_drains_does_not_begin_to_wait_for_others(tmp_path: Path) -> None:
+    pair, seen = Pair(), Events()
+    async with pair.both_running(tmp_path / "store"), open_parts(tmp_path / "store") as third:
+        third.builder.drain()
+        with pytest.raises(BuildError) as caught:
+            await third.builder.build(SPEC, seen.context())
+        assert caught.value.code == "build.drained"
+        pair.may_end.set()
+    assert seen.output == b"first\n"  # from the cache
+    assert pair.two.output == BEGUN + b"ended\n"
+
+
 async def test_the_second_makes_the_step_if_the_first_is_cancelled(tmp_path: Path) -> None:
     pair = Pair()
     async with pair.both_running(tmp_path / "store"):

@@ -175,7 +175,7 @@ class Builder:
         """Begin no new step, and let those that run end and be saved.
 
         Builds go on through what is cached, and end with BuildError, `build.drained`, where they
-        need a step that is not. Not to be undone.
+        need a step that is not, also if another process is making that. Not to be undone.
         """
         self._keeper.drain()
 

@@ -120,6 +120,8 @@ class Keeper:
             return await self._made(step, followers)
 
     async def _made(self, step: Step, followers: Followers) -> Outcome:
+        # Before a wait for another process too: its steps may be many.
+        self._check_begin()
         async with AsyncExitStack() as held:
             if step.base is not None:
                 # For as long as the step takes, also when its clients have left.
