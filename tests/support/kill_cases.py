@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Site:
 
     driver: str
     directory: Path
+    at_once: int = 1
+    """How many steps are tried side by side, where that takes more waiting than computing."""
     templates: dict[Callable[[Place], None], Place] = field(default_factory=dict)
 
     def place(self, name: str) -> Place:
@@ -74,25 +77,35 @@ def kill_at_its_steps(site: Site, name: str) -> None:
     undisturbed.remove()
     wrong: list[str] = []
     tried = 0
-    begin = random.Random(f"{SEED}-{name}").randrange(STRIDE)
-    for last in itertools.count(1 + begin, STRIDE):
+
+    def try_step(last: int) -> list[str] | None:
+        """What is wrong after a kill at a step; None if there are not so many."""
         copy = template.copied(site.place(f"{name}-{last}").directory)
         if operation.prepare:
             operation.prepare(copy)
         ended = in_process(run_operation, name, copy, last=last, watched=[copy.directory])
-        if ended.killed_at is None:
-            copy.remove()
-            break
-        tried += 1
-        try:
-            verified = in_process(verify, name, copy, watched=[])
-        except AssertionError as error:
-            found = [str(error)]
-        else:
-            found = wrong_after(verified.value, before, good, mends=operation.mends)
-            found += wrong_at_last(verified.value, good, outcome)
-        wrong += [f"killed at step {last}, {ended.killed_at}: {each}" for each in found]
+        found = None
+        if ended.killed_at:
+            try:
+                verified = in_process(verify, name, copy, watched=[]).value
+            except AssertionError as error:
+                found = [str(error)]
+            else:
+                found = wrong_after(verified, before, good, mends=operation.mends)
+                found += wrong_at_last(verified, good, outcome)
+            found = [f"killed at step {last}, {ended.killed_at}: {each}" for each in found]
         copy.remove()
+        return found
+
+    begin = 1 + random.Random(f"{SEED}-{name}").randrange(STRIDE)
+    with ThreadPoolExecutor(site.at_once) as threads:
+        for first in itertools.count(begin, STRIDE * site.at_once):
+            steps = range(first, first + STRIDE * site.at_once, STRIDE)
+            found = [each for each in threads.map(try_step, steps) if each is not None]
+            tried += len(found)
+            wrong += itertools.chain.from_iterable(found)
+            if len(found) < site.at_once:
+                break
     told = f"{name} on {template.driver}: {tried} kill points, one of {STRIDE}, seed {SEED}"
     sys.stdout.write(f"{told}\n")
     assert not wrong, "\n".join([told, *wrong])

@@ -1,18 +1,24 @@
 """A directory that is a data set, with stores in it: copied and removed with all that it holds."""
 
+import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import anyio
 
+from obuilder import process
+from obuilder.errors import ProcessError
 from obuilder_store_zfs.mounts import mounted_at, mounts
-from obuilder_store_zfs.program import Failure, runs_zfs
+from obuilder_store_zfs.program import BUSY_LIMIT_S, Failure, runs_zfs
 
 __all__ = ["ZfsTree", "of_zfs"]
 
 _COPIED = "copied"
 """The snapshot that copies are made from."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Three that zfs-fuse received at once of one tree waited for each other for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,23 +53,36 @@ class ZfsTree:
 
     def copy(self, other: "ZfsTree") -> None:
         """Make another that is the same: what is a clone in here is one there."""
-        try:
-            _run("snapshot", "-r", f"{self.name}@{_COPIED}")
-        except Failure as error:  # one that is copied once more
-            if not error.is_existing:
-                raise
-        _run("send", "-R", f"{self.name}@{_COPIED}", into=("receive", other.name))
+        with _ONE_AT_A_TIME:
+            try:
+                _run("snapshot", "-r", f"{self.name}@{_COPIED}")
+            except Failure as error:  # one that is copied once more
+                if not error.is_existing:
+                    raise
+            _run("send", "-R", f"{self.name}@{_COPIED}", into=("receive", other.name))
         _run("destroy", "-r", f"{other.name}@{_COPIED}")
 
     def destroy(self) -> None:
         """Destroy all, with what was cloned from it."""
-        _run("destroy", "-R", self.name)
+        anyio.run(_destroy, self.name)
 
 
 def of_zfs(directory: Path) -> str | None:
     """The data set that is mounted at a directory; None if it is not one's."""
     mount = mounted_at(directory)
     return mount.source if mount and mount.is_zfs and mount.path == directory else None
+
+
+async def _destroy(name: str) -> None:
+    end = anyio.current_time() + BUSY_LIMIT_S
+    while True:
+        try:
+            await process.run(("zfs", "destroy", "-R", name))
+            return
+        except ProcessError as error:
+            # zfs-fuse says so of one after the other, each of which it destroys at a second try.
+            if b"busy" not in error.stderr or anyio.current_time() > end:
+                raise
 
 
 def _run(*words: str, into: tuple[str, ...] | None = None) -> None:
