@@ -18,7 +18,7 @@ pytestmark = LIMIT
 @pytest.fixture(scope="module")
 def site(request: pytest.FixtureRequest, zfs_pool: str) -> Iterator[Site]:
     tree = ZfsTree.made(f"{zfs_pool}/kills")
-    made = Site(request.param, tree.directory, at_once=3)
+    made = Site(request.param, tree.directory)
     yield made
     made.remove()
     tree.destroy()
