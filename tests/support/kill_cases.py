@@ -8,7 +8,6 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,8 +43,6 @@ class Site:
 
     driver: str
     directory: Path
-    at_once: int = 1
-    """How many steps are tried side by side, where that takes more waiting than computing."""
     templates: dict[Callable[[Place], None], Place] = field(default_factory=dict)
 
     def place(self, name: str) -> Place:
@@ -98,14 +95,12 @@ def kill_at_its_steps(site: Site, name: str) -> None:
         return found
 
     begin = 1 + random.Random(f"{SEED}-{name}").randrange(STRIDE)
-    with ThreadPoolExecutor(site.at_once) as threads:
-        for first in itertools.count(begin, STRIDE * site.at_once):
-            steps = range(first, first + STRIDE * site.at_once, STRIDE)
-            found = [each for each in threads.map(try_step, steps) if each is not None]
-            tried += len(found)
-            wrong += itertools.chain.from_iterable(found)
-            if len(found) < site.at_once:
-                break
+    for last in itertools.count(begin, STRIDE):
+        found = try_step(last)
+        if found is None:
+            break
+        tried += 1
+        wrong += found
     told = f"{name} on {template.driver}: {tried} kill points, one of {STRIDE}, seed {SEED}"
     sys.stdout.write(f"{told}\n")
     assert not wrong, "\n".join([told, *wrong])

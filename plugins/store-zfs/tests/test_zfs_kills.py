@@ -1,6 +1,6 @@
 """A builder on zfs that dies at durable steps of operations, as in tests/test_kill_points.py.
 
-Three operations; OBUILDER_KILL_STORES=zfs has all.
+Two operations; OBUILDER_KILL_STORES=zfs has all.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from support.kill_cases import CHOSEN, LIMIT, Site, cases, kill_at_its_steps
 from support.zfs_trees import ZfsTree
 
-OPERATIONS = ("run", "recovery", "delete")
+OPERATIONS = ("run", "delete")
 CASES = [case for case in cases(["zfs"]) if CHOSEN or case[1] in OPERATIONS]
 
 pytestmark = LIMIT
