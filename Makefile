@@ -5,8 +5,9 @@ VENV ?= .venv
 JOBS ?= 4
 PYTEST_ARGS ?=
 SECONDS ?= 60
-# What `make stress` runs on: rsync,btrfs,reflink,overlayfs or some of them.
+# What `make stress` runs on: all (rsync,btrfs,reflink,overlayfs), some of them, or with zfs too.
 STORES ?= all
+ZFS_TESTS = plugins/store-zfs/tests
 export PYTHON VENV
 
 BIN = $(VENV)/bin
@@ -22,7 +23,7 @@ help:
 	@echo "make format   let ruff lay out the code"
 	@echo "make bench    measure start-up, lines per file, reading specs, locks"
 	@echo "make fuzz     fuzz the spec language by coverage (SECONDS=60)"
-	@echo "make stress   many builds at once, kills (-9), power cuts, 1,000 builds (STORES=rsync,btrfs)"
+	@echo "make stress   many builds at once, kills (-9), power cuts, 1,000 builds (STORES=rsync,zfs)"
 	@echo "make lock     make requirements.lock anew"
 	@echo "make clean    remove what the other targets made"
 
@@ -65,10 +66,12 @@ fuzz:
 # 1,000 builds 10 minutes.
 stress: venv system
 	OBUILDER_STRESS=400 OBUILDER_STRESS_RUNC=100 OBUILDER_STORM=140 OBUILDER_STORES=$(STORES) \
-		$(BIN)/python -m pytest -q --timeout=3600 tests/test_stress.py tests/test_kill_storm.py
-	OBUILDER_CUTS=100 OBUILDER_KILL_STRIDE=1 OBUILDER_KILL_STORES=rsync,btrfs,reflink,overlayfs \
+		$(BIN)/python -m pytest -q --timeout=3600 tests/test_stress.py tests/test_kill_storm.py \
+		$(if $(findstring zfs,$(STORES)),$(ZFS_TESTS)/test_zfs_storm.py)
+	OBUILDER_CUTS=100 OBUILDER_KILL_STRIDE=1 OBUILDER_KILL_STORES=$(STORES) \
 		$(BIN)/python -m pytest -q -rP --timeout=7200 \
-		tests/test_kill_points.py tests/test_power_cut.py
+		tests/test_kill_points.py tests/test_power_cut.py \
+		$(if $(findstring zfs,$(STORES)),$(ZFS_TESTS)/test_zfs_kills.py)
 	OBUILDER_BUILDS=1000 $(BIN)/python -m pytest -q -s --timeout=3600 tests/test_long_runs.py
 
 bench: venv

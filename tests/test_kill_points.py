@@ -1,62 +1,22 @@
 """A builder that dies at any durable step of any operation: the next finds all whole, or not there.
 
-Every `OBUILDER_KILL_STRIDE`-th step is tried, from a random one on; `make stress` tries each.
-OBUILDER_SEED is the seed of that, OBUILDER_KILL_STORES the stores.
+Some steps are tried (support/kill_cases.py); `make stress` tries each. OBUILDER_KILL_STORES are the
+stores. Those on zfs are in plugins/store-zfs/tests.
 """
 
-import itertools
-import os
-import random
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-from support.kill_checks import look_at, verify, wrong_after, wrong_at_last
-from support.kill_operations import OPERATIONS, run_operation
-from support.kill_places import Place
-from support.kill_points import in_process
+from support.kill_cases import CHOSEN, LIMIT, Site, cases, kill_at_its_steps
+from support.store_kinds import store_kinds
 
-STRIDE = int(os.environ.get("OBUILDER_KILL_STRIDE", "41"))
-STORES = os.environ.get("OBUILDER_KILL_STORES", "rsync").split(",")
-SEED = int(os.environ.get("OBUILDER_SEED", "1"))
 FILE_SYSTEMS = {
     "btrfs": "btrfs_file_system",
     "overlayfs": "ext4_file_system",
     "reflink": "xfs_file_system",
 }
-OF_OBUILDER = {"rsync", "btrfs"}
-"""Stores that it can have made, so that they can be migrated."""
 
-CASES = [
-    (driver, name)
-    for driver in STORES
-    for name in OPERATIONS
-    if name != "migrate" or driver in OF_OBUILDER
-]
-
-pytestmark = pytest.mark.timeout(7200 // STRIDE + 60)
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where stores of a driver lie, with the templates that its operations share."""
-
-    driver: str
-    directory: Path
-    templates: dict[Callable[[Place], None], Place] = field(default_factory=dict)
-
-    def place(self, name: str) -> Place:
-        return Place(driver=self.driver, directory=self.directory / name, backend="asyncio")
-
-    def template(self, make: Callable[[Place], None]) -> Place:
-        if make not in self.templates:
-            template = self.place(f"template-{make.__name__}")
-            template.directory.mkdir()
-            make(template)
-            self.templates[make] = template
-        return self.templates[make]
+pytestmark = LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -69,42 +29,9 @@ def site(
         directory.mkdir()
     made = Site(request.param, directory)
     yield made
-    for template in made.templates.values():
-        template.remove()
+    made.remove()
 
 
-@pytest.mark.parametrize(("site", "name"), CASES, indirect=["site"])
+@pytest.mark.parametrize(("site", "name"), cases(store_kinds(CHOSEN or "rsync")), indirect=["site"])
 def test_after_a_kill_at_a_durable_step_all_is_whole_and_done_again(site: Site, name: str) -> None:
-    operation = OPERATIONS[name]
-    template = site.template(operation.template)
-    undisturbed = copy = template.copied(site.place("undisturbed").directory)
-    before = look_at(copy, opening=False) if copy.root.exists() else {}
-    if operation.prepare:
-        operation.prepare(copy)
-    outcome = in_process(run_operation, name, undisturbed, watched=[]).value
-    good = look_at(undisturbed)
-    undisturbed.remove()
-    wrong: list[str] = []
-    tried = 0
-    begin = random.Random(f"{SEED}-{name}").randrange(STRIDE)
-    for last in itertools.count(1 + begin, STRIDE):
-        copy = template.copied(site.place(f"{name}-{last}").directory)
-        if operation.prepare:
-            operation.prepare(copy)
-        ended = in_process(run_operation, name, copy, last=last, watched=[copy.directory])
-        if ended.killed_at is None:
-            copy.remove()
-            break
-        tried += 1
-        try:
-            verified = in_process(verify, name, copy, watched=[])
-        except AssertionError as error:
-            found = [str(error)]
-        else:
-            found = wrong_after(verified.value, before, good, mends=operation.mends)
-            found += wrong_at_last(verified.value, good, outcome)
-        wrong += [f"killed at step {last}, {ended.killed_at}: {each}" for each in found]
-        copy.remove()
-    told = f"{name} on {template.driver}: {tried} kill points, one of {STRIDE}, seed {SEED}"
-    sys.stdout.write(f"{told}\n")
-    assert not wrong, "\n".join([told, *wrong])
+    kill_at_its_steps(site, name)

@@ -17,6 +17,7 @@ import anyio
 from support.kill_operations import OPERATIONS, SECRET
 from support.kill_places import Place, checking, opened
 from support.kill_points import DurableSteps, in_process
+from support.zfs_trees import of_zfs
 
 from obuilder.errors import DatabaseError
 
@@ -210,15 +211,24 @@ def _rows(root: Path) -> Mapping[str, tuple[object, ...]]:
 def _left(root: Path) -> Iterator[str]:
     """What should have been removed, unmounted or ended."""
     yield from _files_left(root)
+    data_set = of_zfs(root)
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if f" {root}/" in line:
+        if f" {root}/" in line and not (data_set and _is_below(data_set, root, line)):
             yield f"mounted: {line}"
-    yield from (f"process {pid}: {words}" for pid, words in _running(root))
+    for name in filter(None, (str(root), data_set)):
+        yield from (f"process {pid}: {words}" for pid, words in _running(name))
     for directory, _, names in os.walk(root):
         for name in names:
             path = Path(directory, name)
             if path.is_file() and not path.is_symlink() and SECRET in path.read_bytes():
                 yield f"a secret in {path}"
+
+
+def _is_below(data_set: str, root: Path, line: str) -> bool:
+    """Whether a line tells of a whole data set below one that is mounted at `root`."""
+    part, path = line.split(" ")[3:5]
+    source = line.partition(" - ")[2].split(" ")[1]
+    return part == "/" and source == f"{data_set}/{Path(path).relative_to(root)}"
 
 
 def _files_left(root: Path) -> Iterator[str]:
@@ -233,13 +243,13 @@ def _files_left(root: Path) -> Iterator[str]:
             yield f"layer/{layer.name}"
 
 
-def _running(root: Path) -> Iterator[tuple[int, str]]:
+def _running(name: str) -> Iterator[tuple[int, str]]:
     """Processes of a store that do not end; what was just killed may take a moment."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended
             words = (entry / "cmdline").read_bytes()
             mounts = (entry / "mountinfo").read_text() if _is_elsewhere(entry) else ""
-            if os.fsencode(root) in words or str(root) in mounts:
+            if os.fsencode(name) in words or name in mounts:
                 pidfd = os.pidfd_open(int(entry.name))
                 ended, _, _ = select.select([pidfd], [], [], _DYING_S)
                 os.close(pidfd)

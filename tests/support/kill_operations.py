@@ -4,6 +4,7 @@ Each is run on a copy of one small store: a base, a step, a step with a cache, a
 besides. It returns what a user is told, which must be the same whatever was killed before it.
 """
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -28,6 +30,8 @@ __all__ = ["OPERATIONS", "SECRET", "Operation", "make_source", "run_operation"]
 
 SECRET = b"a-secret-of-the-kill-points"
 STREAM = "stream"
+TEMPORARY = {"zfs": "result"}
+"""Where results are built, if not in `result-tmp`."""
 _FIRST = '(run (shell "echo first > /first; echo first"))'
 _SECOND = (
     '(run (cache (c (target /c))) (shell "echo x >> /c/log; echo second > /second; echo 2nd"))'
@@ -103,10 +107,18 @@ def let_go(place: Place) -> Callable[[bytes], None]:
 
     def on_output(output: bytes) -> None:
         if output.endswith(b"begun\n"):
-            for each in (place.root / "result-tmp").iterdir():
-                (each / "rootfs" / "go").touch()
+            for each in (place.root / TEMPORARY.get(place.driver, "result-tmp")).iterdir():
+                _touch(each / "rootfs" / "go")
 
     return on_output
+
+
+def _touch(path: Path) -> None:
+    try:
+        path.touch()
+    except OSError as error:  # a result that is saved, where they are with those to be
+        if error.errno != errno.EROFS:
+            raise
 
 
 def _die_in_a_step(place: Place) -> None:
@@ -280,9 +292,14 @@ def damaged(place: Place) -> None:
         f"UPDATE builds SET rc = 7 WHERE id = '{first}'",
         f"INSERT INTO builds VALUES ('{strange}', '2020-01-01', '2020-01-01', 0, '{first}')",
     )
-    for name in ("result-tmp", "state/scratch"):
-        (place.root / name / strange / "rootfs").mkdir(parents=True)
-    (place.root / "cache-tmp/123-c").mkdir()
+    temporary = place.root / TEMPORARY.get(place.driver, "result-tmp") / strange
+    for path in (temporary, place.root / "cache-tmp/123-c"):
+        if place.tree:
+            place.tree.create(path)
+        else:
+            path.mkdir()
+    for path in (temporary, place.root / "state/scratch" / strange):
+        (path / "rootfs").mkdir(parents=True)
     (place.root / "state/caches/.c.17.tmp").write_bytes(b"{")
     (place.root / "state/caches/e").write_bytes(b'{"name": "e"}')
 

@@ -11,27 +11,33 @@ from obuilder_store_btrfs import BtrfsStore
 from obuilder_store_overlayfs import OverlayfsStore
 from obuilder_store_reflink import ReflinkStore
 from obuilder_store_rsync import RsyncStore
+from obuilder_store_zfs import ZfsStore
 
-__all__ = ["KINDS", "store_kinds", "store_root"]
+__all__ = ["KINDS", "names_zfs", "store_kinds", "store_root"]
 
 KINDS: Mapping[str, type[Store[Any]]] = {
     "rsync": RsyncStore,
     "btrfs": BtrfsStore,
     "reflink": ReflinkStore,
     "overlayfs": OverlayfsStore,
+    "zfs": ZfsStore,
 }
 _ROOTS = {"btrfs": "btrfs_root", "reflink": "xfs_root", "overlayfs": "ext4_root"}
 
 
 def store_kinds(chosen: str | None) -> list[str]:
-    """The stores that a variable of the environment names (`all`: each), by default two."""
-    match chosen:
-        case None | "":
-            return ["rsync", "overlayfs"]
-        case "all":
-            return list(KINDS)
-        case _:
-            return chosen.split(",")
+    """The stores that a variable of the environment names, by default two.
+
+    `all` are all but zfs. Nor is zfs returned when it is named: what needs a pool is with its
+    plugin, and asks `names_zfs`.
+    """
+    named = chosen.split(",") if chosen else ["rsync", "overlayfs"]
+    return [kind for kind in KINDS if kind != "zfs" and (kind in named or "all" in named)]
+
+
+def names_zfs(chosen: str | None) -> bool:
+    """Whether a variable of the environment names zfs."""
+    return "zfs" in (chosen or "").split(",")
 
 
 def store_root(kind: str, request: pytest.FixtureRequest) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 from support.builds import Events, Parts, ScriptedSandbox, open_parts, stage
@@ -17,8 +18,10 @@ from support.runc_builds import SHELL, open_runc
 from support.store_kinds import KINDS
 
 from obuilder._core.checker.fsck import Checker
-from obuilder.interfaces import BuildLog
+from obuilder.interfaces import BuildLog, Store
 from obuilder.types import RunConfig
+from obuilder_store_zfs import ZfsStore
+from obuilder_store_zfs.program import is_kernel
 
 __all__ = ["AT_ONCE", "SANDBOXES", "builds", "found_wrong", "opened", "pruning"]
 
@@ -34,9 +37,10 @@ def spec(chance: random.Random) -> list[str]:
     return [f"step{number}-{chance.randrange(WORDS)}" for number in range(STEPS)]
 
 
-def text(commands: Sequence[str]) -> str:
+def text(commands: Sequence[str], *, sharing: str = "") -> str:
     runs = (
-        f'(run (cache (shared (target /c))) (shell "for n in 0 1 2; do echo {each} $n; done;'
+        f"(run (cache (shared (target /c) {sharing}))"
+        f' (shell "for n in 0 1 2; do echo {each} $n; done;'
         f' echo {each} > /{each}; echo {each} >> /c/log"))'
         for each in commands
     )
@@ -60,10 +64,20 @@ class StressSandbox(ScriptedSandbox):
             file.write(f"{command}\n")
 
 
+def _keeps_one_copy(store: Store[Any]) -> bool:
+    """Whether a cache's release would disturb other copies of it.
+
+    zfs-fuse renames a snapshot by unmounting all its clones and mounting them again; the kernel's
+    ZFS does not.
+    """
+    return isinstance(store, ZfsStore) and not is_kernel()
+
+
 async def build(parts: Parts, commands: Sequence[str]) -> str | None:
     """What went wrong with one build."""
     seen = Events()
-    result = await parts.builder.build(stage(text(commands)), seen.context())
+    sharing = "(buildkit_options ((sharing locked)))" if _keeps_one_copy(parts.store) else ""
+    result = await parts.builder.build(stage(text(commands, sharing=sharing)), seen.context())
     expected = "".join(f"{each} {number}\n" for each in commands for number in range(3))
     if seen.output.decode() != expected:
         return f"{commands} printed {seen.output!r}"

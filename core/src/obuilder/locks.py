@@ -361,9 +361,9 @@ def _take_over(descriptor: int) -> None:
 def _is_same(descriptor: int, path: Path) -> bool:
     try:
         named = path.stat()
+        opened = os.fstat(descriptor)  # zfs-fuse forgets an open file with its last name
     except FileNotFoundError:
         return False
-    opened = os.fstat(descriptor)
     return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 

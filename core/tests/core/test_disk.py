@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from obuilder._core.disk import disk_errors, has_room, is_full
+from obuilder._core.disk import allocate, disk_errors, has_room, is_full
 from obuilder._core.reserve import RESERVE_BYTES, Reserve
 from obuilder.errors import (
     BuildError,
@@ -100,6 +100,21 @@ def test_what_a_look_that_was_killed_left_goes_with_the_next(tmp_path: Path) -> 
     (tmp_path / "room").write_bytes(bytes(5))
     assert has_room(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_room_is_made_where_the_file_system_knows_no_fallocate(tmp_path: Path) -> None:
+    anyio.run(run, ["mount", "-t", "ramfs", "none", str(tmp_path)])
+    try:
+        descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+        try:
+            allocate(descriptor, RESERVE_BYTES)
+            assert os.fstat(descriptor).st_size == RESERVE_BYTES
+            assert os.lseek(descriptor, 0, os.SEEK_CUR) == 0
+        finally:
+            os.close(descriptor)
+        assert has_room(tmp_path)
+    finally:
+        anyio.run(run, ["umount", str(tmp_path)])
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""Which of these tests there are depends on the ZFS at hand."""
+"""Which of these tests there are: by the ZFS at hand, and by what is asked for."""
 
 import os
 from pathlib import Path
 
 import pytest
+from support.store_kinds import names_zfs
 from support.zfs_pools import kernel_has_zfs
 
 collect_ignore = ["in_vm.py"]
@@ -11,6 +12,10 @@ if not kernel_has_zfs():
     collect_ignore.append("test_zfs_kernel.py")
 if kernel_has_zfs() or not os.environ.get("OBUILDER_ZFS_VM"):
     collect_ignore.append("test_zfs_vm.py")
+if not names_zfs(os.environ.get("OBUILDER_STORES")):
+    collect_ignore.append("test_zfs_storm.py")
+if not names_zfs(os.environ.get("OBUILDER_KILL_STORES") or "zfs"):
+    collect_ignore.append("test_zfs_kills.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:

@@ -1,11 +1,14 @@
 """Caches of the zfs store: a release that a crash cuts short leaves one version whole."""
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 from support.store_tools import AnyStore, OpenStore
 from support.zfs_tools import dies_at_call, names_below, zfs
 
+from obuilder import process
 from obuilder.errors import StoreError
 from obuilder.testing._tools import ODD_NAMES
 from obuilder.types import ROOT
@@ -139,6 +142,31 @@ async def test_a_copy_outlives_two_releases_of_others(open_store: OpenStore, zfs
                 await write_version(second, "2")
                 assert (newer / "version").read_text() == "1"
             assert (old / "version").read_text() == "0"
+        assert await version(store) == "2"
+        assert await names_below(f"{zfs_name}/cache") == ["c-c", "c-c@snap"]
+
+
+async def test_what_an_earlier_release_left_may_go_before_it_is_removed(
+    open_store: OpenStore, zfs_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes with the last copy made from it, which another process may remove at any time."""
+    gone: list[str] = []
+
+    async with open_store() as store:
+        await write_version(store, "0")
+        async with store.cache("c", user=ROOT) as copy:
+            await write_version(store, "1")
+
+            async def ending(argv: Sequence[str], **options: Any) -> process.Completed:
+                if argv[1:3] == ("destroy", "-d") and not gone:
+                    gone.append(argv[3])
+                    await zfs("destroy", f"{zfs_name}/cache-tmp/{copy.name}")
+                return await process.run(argv, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(program, "run", ending)
+                await write_version(store, "2")
+        assert len(gone) == 1
         assert await version(store) == "2"
         assert await names_below(f"{zfs_name}/cache") == ["c-c", "c-c@snap"]
 

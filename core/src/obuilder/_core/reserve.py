@@ -14,7 +14,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from obuilder._core.disk import FULL_NUMBERS, full, has_room, is_full
+from obuilder._core.disk import FULL_NUMBERS, allocate, full, has_room, is_full
 from obuilder.durable import sync_file_system
 from obuilder.errors import StoreError
 
@@ -99,7 +99,7 @@ class Reserve:
     def _fill(self) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            allocate(descriptor, RESERVE_BYTES)
             if os.fstat(descriptor).st_blocks * _BLOCK_BYTES < RESERVE_BYTES:
                 # zfs promises and takes nothing; what cannot be compressed it has to store.
                 os.pwrite(descriptor, os.urandom(RESERVE_BYTES), 0)

@@ -73,8 +73,13 @@ class ZfsCaches(NamedCaches):
         await self._move(copy, current)
         # Of earlier releases too, if a crash came before this.
         for old in (*(name for name in found if name.startswith("old-")), aside):
-            name = f"{self._datasets.of(current)}@{old}"
-            await run_zfs("destroy", "-d", name, doing=f"cannot clear up {current}")
+            try:
+                name = f"{self._datasets.of(current)}@{old}"
+                await run_zfs("destroy", "-d", name, doing=f"cannot clear up {current}")
+            except Failure as error:
+                # Of an earlier release: it has gone with the last copy made from it.
+                if not error.is_missing:
+                    raise
 
     async def salvage(self, copy: Path, current: Path) -> None:
         released = await self._snapshots(copy)
