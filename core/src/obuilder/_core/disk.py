@@ -157,8 +157,8 @@ def allocate(descriptor: int, size_bytes: int) -> None:
     into each block by itself, which takes half a second for 4 MiB: it is written at once.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    offset, length = ctypes.c_int64(0), ctypes.c_int64(size_bytes)
-    if libc.fallocate64(descriptor, 0, offset, length) == 0:
+    fallocate = getattr(libc, "fallocate64", None) or libc.fallocate  # musl has one name for both
+    if fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)) == 0:
         return
     number = ctypes.get_errno()
     if number != errno.EOPNOTSUPP:
