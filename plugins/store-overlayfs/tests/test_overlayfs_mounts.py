@@ -1,6 +1,7 @@
 """Who has what mounted: nothing is left by those that end; what the dead leave can be removed."""
 
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -342,6 +343,47 @@ async def test_a_place_is_tried_once(
     monkeypatch.setattr(probe, "_try", fail)
     async with open_store():
         pass
+
+
+class _Said(logging.Handler):
+    """Lets a test go on once something is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+        self.any = anyio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = record.getMessage()
+        self.any.set()
+
+
+@pytest.fixture
+def said() -> Iterator[_Said]:
+    handler = _Said()
+    probe._logger.addHandler(handler)
+    yield handler
+    probe._logger.removeHandler(handler)
+
+
+async def test_a_wait_for_another_that_tries_the_place_is_told_and_can_be_cancelled(
+    open_store: OpenStore, ext4_root: Path, said: _Said
+) -> None:
+    async def opening() -> None:
+        async with open_store():
+            pytest.fail("opened")
+
+    locks = Locks(ext4_root / "store" / "state" / "locks")
+    async with locks.hold("overlay-trying"):
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(opening)
+                await said.any.wait()
+                tasks.cancel_scope.cancel()
+        assert f"process {os.getpid()} has had since" in said.text
+    async with open_store() as store:
+        assert (store.state_dir / "overlay-tried").exists()
+        assert locks.names() == []
 
 
 async def test_what_one_left_that_was_killed_while_it_tried_the_place_is_removed(
