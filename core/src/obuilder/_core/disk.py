@@ -29,6 +29,7 @@ __all__ = [
     "FULL",
     "FULL_HINT",
     "FULL_NUMBERS",
+    "OPEN_FILES",
     "Trouble",
     "disk_errors",
     "disk_trouble",
@@ -94,14 +95,14 @@ _FAILING = Trouble(
     numbers=frozenset({errno.EIO, errno.EUCLEAN}),
     words=(b"Input/output error", b"Structure needs cleaning"),
 )
-_OPEN_FILES = Trouble(
+OPEN_FILES = Trouble(
     code="store.open-files",
     what="too many files are open",
     hint="let obuilder have more (ulimit -n, or its service's LimitNOFILE=), or run fewer steps",
     numbers=frozenset({errno.EMFILE, errno.ENFILE}),
     words=(b"Too many open files",),
 )
-_TROUBLES = (_FULL, _READ_ONLY, _FAILING, _VANISHED, _OPEN_FILES)
+_TROUBLES = (_FULL, _READ_ONLY, _FAILING, _VANISHED, OPEN_FILES)
 _OPEN_CODES = frozenset(
     {"store.location", "store.log-write", "store.stream", "sandbox.bundle", "sandbox.state-dir"}
 )

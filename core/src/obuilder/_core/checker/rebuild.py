@@ -109,7 +109,7 @@ def _refuse_newer(path: Path) -> None:
     try:
         read_known(path)
     except DatabaseError as error:
-        if error.code == "database.newer":
+        if error.code in ("database.newer", "database.copy"):
             raise
         # It cannot be read: that is what the new one is for.
 
