@@ -1,10 +1,13 @@
 """docs/failures.md: every code has its kind, and every kind its exit status."""
 
 import ast
+import os
 import re
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 from support.command import Command
 from support.wheels import TOP
@@ -129,3 +132,32 @@ def test_a_damaged_database_is_the_machines_fault_for_every_command(obuilder: Co
     ends_with(obuilder, 0)
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT count(*) FROM builds").fetchone() == (2,)
+
+
+def test_too_few_descriptors_are_told_wherever_they_end_and_nothing_is_left(
+    obuilder: Command,
+) -> None:
+    assert obuilder.build("").returncode == 0
+    places = [Path(obuilder.store.partition(":")[2], name) for name in ("result-tmp", "cache-tmp")]
+    steps = '(run (cache (c (target /c))) (shell "echo it ran"))'
+    spec = obuilder.write_spec(steps)
+    said = set()
+    for most in range(8, 64):
+        # Not the hard limit, so that what is started may have more.
+        argv = ["prlimit", f"--nofile={most}:", *obuilder.argv("build", "--max-steps=2", "-f")]
+        done = subprocess.run(
+            [*argv, str(spec), str(obuilder.source)],
+            capture_output=True,
+            cwd=obuilder.directory,
+            env=obuilder.environment(),
+            check=False,
+        )
+        assert [os.listdir(place) for place in places] == [[], []], f"{most} descriptors"
+        if done.returncode == 0:
+            break
+        assert done.returncode == 3, f"{most} descriptors"
+        assert b"too many files are open: " in done.stderr
+        assert b"ulimit -n" in done.stderr
+        said.add(done.stderr.splitlines()[-2].partition(b":")[0])
+    assert done.returncode == 0
+    assert said == {b"obuilder", b"Build step failed"}

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from obuilder.errors import ProcessError
-from obuilder.process import run
+from obuilder.process import call, run
 
 __all__ = ["remove_directory"]
 
@@ -35,7 +35,18 @@ async def remove_directory(path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(_PROGRAMS):
                 tasks.start_soon(_remove_some, path, parts[number::_PROGRAMS])
-    await run((*_RM, str(path)))
+    await _remove(path)
+
+
+async def _remove(path: Path) -> None:
+    argv = (*_RM, str(path))
+    try:
+        await run(argv)
+    except ProcessError as error:
+        # Without pipes it takes fewer descriptors: of these there may be too few, since what is
+        # removed here could not be made for want of them.
+        if error.code != "process.not-started" or await call(argv) != 0:
+            raise
 
 
 async def _remove_some(path: Path, parts: Sequence[str]) -> None:

@@ -173,6 +173,50 @@ def test_nothing_is_printed_behind_the_stage_that_failed() -> None:
         assert out.getvalue().decode().splitlines()[-1] == last
 
 
+DRAINED = BuildError("no new step is begun", code="build.drained")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_nothing_of_a_stage_that_was_drained_stands_between_the_one_that_failed_and_its_error(
+    which: int,
+) -> None:
+    out = Out()
+    renderer = PlainRenderer(Output(out), keep_going=False)
+    a, b = within("a"), within("b")
+    failures = [
+        b(events.StageFailed, error=DRAINED),
+        a(events.StageFailed, error=BuildError("no")),
+    ]
+    for event in (
+        *(in_(events.StageStarted, name=name) for in_, name in ((a, "a"), (b, "b"))),
+        b(events.Output, data=b"in b\n"),
+        a(events.Output, data=b"in a\n"),
+        failures[which],
+        failures[1 - which],
+    ):
+        renderer(event)
+    renderer.finish()
+    renderer.close()
+    assert out.getvalue().decode().splitlines() == ['(build "a" …)', "in a"]
+
+
+def test_what_stages_printed_that_were_drained_is_printed_if_none_has_failed_otherwise() -> None:
+    out = Out()
+    renderer = PlainRenderer(Output(out), keep_going=False)
+    a, b = within("a"), within("b")
+    for event in (
+        *(in_(events.StageStarted, name=name) for in_, name in ((a, "a"), (b, "b"))),
+        b(events.Output, data=b"in b\n"),
+        b(events.StageFailed, error=DRAINED),
+        a(events.Output, data=b"in a\n"),
+        a(events.StageFailed, error=DRAINED),
+    ):
+        renderer(event)
+    renderer.finish()
+    renderer.close()
+    assert out.getvalue().decode().splitlines()[-1] == "in b"
+
+
 def test_a_stage_that_fails_is_printed_though_it_was_not_its_turn() -> None:
     for everything in (False, True):
         out = Out()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from support.builds import ScriptedSandbox, open_parts, stage
 from support.store_damage import tree
 
-from obuilder import Checker
+from obuilder import Checker, process
 from obuilder._core.database.connection import naming_errors
 from obuilder._core.database.reader import read_known
 from obuilder.errors import DatabaseError
@@ -165,3 +166,40 @@ def test_a_race_that_was_lost_is_no_damage(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError) as caught, naming_errors(tmp_path / "db.sqlite"):
         raise error
     assert caught.value.code == "database.locked"
+
+
+@pytest.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Path]:
+    """A directory with room for a few pages."""
+    path = tmp_path / "small"
+    path.mkdir()
+    await process.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(path)])
+    yield path
+    await process.run(["umount", str(path)])
+
+
+@pytest.mark.parametrize("room", ["for the file", "for a few pages", "none"])
+async def test_no_room_for_a_copy_is_not_taken_for_a_full_store(
+    root: Path, small: Path, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    path = crash(root, *[f"CREATE TABLE t{number} (id)" for number in range(3)])
+    before = tree(root / "state/db")
+    needed = path.stat().st_size + path.with_name("db.sqlite-wal").stat().st_size
+    if room == "for the file":  # but not for the index that SQLite makes of its log
+        await process.run(["mount", "-o", f"remount,size={needed + 4096}", str(small)])
+    if room == "none":
+        (small / "fills").write_bytes(bytes(16384))
+    monkeypatch.setattr(tempfile, "tempdir", str(small))
+    async with checker(root) as opened:
+        for work in (opened.check, opened.rebuild_database):
+            with pytest.raises(DatabaseError) as caught:
+                await work()
+            assert caught.value.code == "database.copy"
+            assert str(small) in caught.value.what
+            assert "TMPDIR" in (caught.value.hint or "")
+    assert tree(root / "state/db") == before
+    assert {each.name for each in small.iterdir()} <= {"fills"}
+    monkeypatch.undo()
+    known = read_known(path)
+    assert known
+    assert known.rows

@@ -37,6 +37,11 @@ CP = ProcessError("cp failed", returncode=1, stderr=b"cp: x: No space left on de
 BAD = ProcessError("cp failed", returncode=1, stderr=b"cp: x: Input/output error\n")
 
 
+FEW = ProcessError("p failed", returncode=1, stderr=b"p: Too many open files\n")
+
+NOT_STARTED = caused(ProcessError("p", code="process.not-started"), refusal(errno.EMFILE))
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -53,6 +58,7 @@ BAD = ProcessError("cp failed", returncode=1, stderr=b"cp: x: Input/output error
         (caused(StoreError("tar", code="store.stream"), CP), "store.full"),
         (caused(SandboxError("x", code="sandbox.bundle"), refusal(errno.ENOSPC)), "store.full"),
         (caused(ConfigError("x", code="store.location"), refusal(errno.EROFS)), "store.read-only"),
+        (caused(SandboxError("x", code="sandbox.runtime"), NOT_STARTED), "store.open-files"),
     ],
     ids=str,
 )
@@ -77,6 +83,8 @@ def test_what_a_disk_did_gets_a_code_and_a_hint(
         caused(BuildError("a source"), refusal(errno.ENOSPC)),
         StoreError("locked", code="store.in-use"),
         caused(FetchError("a mirror's disk"), refusal(errno.EIO)),
+        caused(ProcessError("p", code="process.not-started"), refusal(errno.EIO)),
+        caused(SandboxError("its own", code="sandbox.runtime"), FEW),
         caused(StoreError("said already", code="store.full"), refusal(errno.EROFS)),
     ],
     ids=str,

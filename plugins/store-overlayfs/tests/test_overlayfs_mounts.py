@@ -1,10 +1,9 @@
 """Who has what mounted: nothing is left by those that end; what the dead leave can be removed."""
 
 import errno
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import anyio
 import pytest
 from support.store_tools import AnyStore, OpenStore, built, new_id
 
-from obuilder.errors import ConfigError, StoreError
+from obuilder.errors import StoreError
 from obuilder.locks import Locks
 from obuilder.types import Id, LeftoverKind
-from obuilder_store_overlayfs import OverlayfsStore, mounts, probe
+from obuilder_store_overlayfs import OverlayfsStore, mounts
 from obuilder_store_overlayfs import store as store_module
 
 pytestmark = pytest.mark.anyio
@@ -312,81 +311,3 @@ async def test_a_result_whose_layers_are_gone_says_so(open_store: OpenStore) -> 
             await store.result(id)
         assert caught.value.hint
     assert mounted(store) == []
-
-
-async def test_an_overlay_is_refused_as_a_place_with_what_it_takes(ext4_root: Path) -> None:
-    for part in ("lower", "upper", "work", "merged"):
-        (ext4_root / part).mkdir()
-    place = ext4_root / "merged"
-    mounts.mount_overlay(place, home=ext4_root, lower=["lower"], upper="upper", work="work")
-    try:
-        with pytest.raises(ConfigError, match="layers cannot be mounted") as caught:
-            async with OverlayfsStore.open(str(place), OverlayfsStore.Config()):
-                pytest.fail("opened")
-        assert "ext4" in (caught.value.hint or "")
-        assert caught.value.code == "store.location"
-        assert not list((place / "state").glob("*tr*"))
-    finally:
-        mounts.unmount(place, busy_ok=True)
-
-
-async def test_a_place_is_tried_once(
-    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with open_store():
-        pass
-
-    def fail(root: Path) -> None:
-        pytest.fail("tried again")
-
-    monkeypatch.setattr(probe, "_try", fail)
-    async with open_store():
-        pass
-
-
-async def test_what_one_left_that_was_killed_while_it_tried_the_place_is_removed(
-    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mount: Callable[..., None] = mounts.mount_overlay
-    with monkeypatch.context() as patch:
-
-        def die(*args: object, **kwargs: object) -> None:
-            mount(*args, **kwargs)
-            patch.setattr(probe, "_remove", lambda home: None)
-            raise StoreError("killed")
-
-        patch.setattr(mounts, "mount_overlay", die)
-        with pytest.raises(StoreError, match="killed"):
-            async with open_store():
-                pytest.fail("opened")
-    async with open_store() as store:
-        assert mounted(store) == []
-        assert not (store.state_dir / "trying").exists()
-
-
-async def test_a_place_where_names_of_a_file_part_is_refused(
-    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mounts, "_WRITABLE", "index=off")
-    with pytest.raises(ConfigError, match="two names"):
-        async with open_store():
-            pytest.fail("opened")
-
-
-async def test_obuilders_store_of_layers_is_not_taken_for_ours(ext4_root: Path) -> None:
-    for name in ("in-progress", "merged", "result"):
-        (ext4_root / name).mkdir()
-    with pytest.raises(ConfigError, match="OBuilder") as caught:
-        async with OverlayfsStore.open(str(ext4_root), OverlayfsStore.Config()):
-            pytest.fail("opened")
-    assert caught.value.hint
-
-
-async def test_an_ordinary_user_is_refused(
-    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(ConfigError, match="root") as caught:
-        async with open_store():
-            pytest.fail("opened")
-    assert caught.value.code == "store.not-root"

@@ -29,12 +29,13 @@ class PlainRenderer:
                 return self._turns.start(stage, data)
             case events.StageFinished(stage=stage):
                 return self._then_end(self._turns.write(stage, data), stage)
-            case events.StageFailed(stage=stage):
-                return self._turns.end(stage, failed=True)
+            case events.StageFailed(stage=stage, error=error):
+                drained = error.code == "build.drained"
+                return self._turns.end(stage, failed=True, drained=drained)
         return self._turns.write(event.stage, data) if data else None
 
     def finish(self) -> Awaitable[None] | None:
-        """The build has failed: write what failed stages have printed, or all that go on."""
+        """The build has failed: write what its error is to stand behind, or all that go on."""
         return self._turns.finish()
 
     def close(self) -> None:

@@ -18,7 +18,8 @@ from contextvars import ContextVar
 
 import typer
 
-from obuilder.errors import BuildError, ErrorKind, ObuilderError
+from obuilder._core.disk import OPEN_FILES, trouble_of
+from obuilder.errors import BuildError, ErrorKind, ObuilderError, StoreError
 
 __all__ = [
     "FAILED",
@@ -91,6 +92,11 @@ def _told(error: BaseException, *, traced: bool) -> int:
             return INTERRUPTED
         case OutputError(reason=reason):
             return cannot_write(reason)
+        case OSError() if trouble_of(error) is OPEN_FILES:
+            _trace(error, wanted=traced)
+            what = f"{OPEN_FILES.what}: {error.filename or error.strerror}"
+            show(StoreError(what, code=OPEN_FILES.code, hint=OPEN_FILES.hint))
+            return INFRASTRUCTURE
     _trace(error, wanted=traced)
     text = f"{type(error).__name__}: {error}".strip()
     say(f"obuilder: internal error: {text}")

@@ -85,6 +85,7 @@ class Turns:
         self._root = _Stage(has_begun=True)
         self._now = self._root
         self._stages: dict[Path, _Stage] = {(): self._root}
+        self._first_failed: _Stage | None = None
 
     def start(self, path: Path, head: bytes) -> Awaitable[None] | None:
         """A stage is started; `head` is the line that it begins with."""
@@ -103,17 +104,27 @@ class Turns:
         stage.hold(data)
         return None
 
-    def end(self, path: Path, *, failed: bool = False) -> Awaitable[None] | None:
-        """A stage prints no more."""
+    def end(
+        self, path: Path, *, failed: bool = False, drained: bool = False
+    ) -> Awaitable[None] | None:
+        """A stage prints no more; `drained`: it failed for nothing but that the builder drains."""
         stage = self._stages[path]
         stage.has_ended, stage.has_failed = True, failed
+        if failed and not drained and self._first_failed is None:
+            self._first_failed = stage
         if failed and not self._keep_going:
             return None  # the error stands just behind what it is of
         return self._send(self._pass_on())
 
     def finish(self) -> Awaitable[None] | None:
-        """The build has failed: write what failed stages have printed, or all that go on."""
-        stages = [each for each in self._stages.values() if self._keep_going or each.has_failed]
+        """The build has failed: write what the stage whose error it is has printed, or all.
+
+        All with `keep_going`; those that were drained if none failed otherwise.
+        """
+        if self._first_failed is not None and not self._keep_going:
+            stages = [self._first_failed]
+        else:
+            stages = [each for each in self._stages.values() if self._keep_going or each.has_failed]
         return self._send(data for each in stages for data in _rest(each))
 
     def close(self) -> None:

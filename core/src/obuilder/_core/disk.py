@@ -12,7 +12,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +30,7 @@ __all__ = [
     "FULL",
     "FULL_HINT",
     "FULL_NUMBERS",
+    "OPEN_FILES",
     "Trouble",
     "allocate",
     "disk_errors",
@@ -47,6 +48,8 @@ FULL_NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ROOM_BYTES = 1 << 20
 _BLOCKS_BYTES = 256 << 10
 _FEW_FILES = 8
+_FILES_OF_SQLITE = 4
+"""The database, its `-wal` and `-shm`, and the directory, to sync that."""
 _PROBE = "room"
 
 _FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
@@ -96,14 +99,14 @@ _FAILING = Trouble(
     numbers=frozenset({errno.EIO, errno.EUCLEAN}),
     words=(b"Input/output error", b"Structure needs cleaning"),
 )
-_OPEN_FILES = Trouble(
+OPEN_FILES = Trouble(
     code="store.open-files",
     what="too many files are open",
     hint="let obuilder have more (ulimit -n, or its service's LimitNOFILE=), or run fewer steps",
     numbers=frozenset({errno.EMFILE, errno.ENFILE}),
     words=(b"Too many open files",),
 )
-_TROUBLES = (_FULL, _READ_ONLY, _FAILING, _VANISHED, _OPEN_FILES)
+_TROUBLES = (_FULL, _READ_ONLY, _FAILING, _VANISHED, OPEN_FILES)
 _OPEN_CODES = frozenset(
     {"store.location", "store.log-write", "store.stream", "sandbox.bundle", "sandbox.state-dir"}
 )
@@ -181,7 +184,11 @@ def disk_trouble(directory: Path) -> Trouble | None:
     For those who are not told: SQLite does not say why it cannot make or write a file.
     """
     try:
-        return None if has_room(directory) else _FULL
+        with ExitStack() as opened:
+            for _ in range(_FILES_OF_SQLITE - 1):
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                opened.callback(os.close, descriptor)
+            return None if has_room(directory) else _FULL
     except OSError as error:
         return trouble_of(error)
 
@@ -231,11 +238,12 @@ def _trouble(error: Exception, state_dir: Path | None) -> Trouble | None:
         return None
     if state_dir is not None and (lost := _lost(state_dir)):
         return lost
-    if isinstance(error, ObuilderError) and error.code not in (error.default_code, *_OPEN_CODES):
-        return None
+    own = isinstance(error, ObuilderError) and error.code not in (error.default_code, *_OPEN_CODES)
     cause: BaseException | None = error
     while cause is not None:
         if trouble := trouble_of(cause):
+            if own and not (trouble is OPEN_FILES and isinstance(cause, OSError)):
+                return None  # of descriptors it is we who have none left, whatever they were for
             # What a fetcher could not read lies elsewhere as likely as in the store.
             elsewhere = trouble is _FAILING and isinstance(error, FetchError)
             return None if elsewhere else trouble

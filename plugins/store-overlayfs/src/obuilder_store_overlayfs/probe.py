@@ -1,18 +1,25 @@
 """Whether a place can hold layers: tried once for each kernel and file system, then remembered."""
 
 import errno
-import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import anyio.to_thread
+
 from obuilder.durable import write_file
-from obuilder.errors import ConfigError
+from obuilder.errors import ConfigError, StoreError
+from obuilder.locks import Locks
+from obuilder.types import Holder
 from obuilder_store_overlayfs import mounts
 
 __all__ = ["check_location"]
+
+_TRIED = Path("state", "overlay-tried")
+_LOCK = "overlay-trying"
 
 _HINT = (
     "it takes a kernel with overlayfs (modprobe overlay), and a file system that can hold"
@@ -20,9 +27,14 @@ _HINT = (
     " (in a container, use a volume) and no network; or use --store=rsync:DIRECTORY"
 )
 
+_logger = logging.getLogger(__name__)
 
-def check_location(root: Path) -> None:
-    """ConfigError if layers cannot be mounted here, or would not behave as one tree."""
+
+async def check_location(root: Path) -> None:
+    """ConfigError if layers cannot be mounted here, or would not behave as one tree.
+
+    StoreError if the lock for trying it cannot be had.
+    """
     if (root / "in-progress").is_dir() and (root / "merged").is_dir():
         raise ConfigError(
             f"{root} is a store of OBuilder's overlayfs, whose layers are not the same",
@@ -30,16 +42,29 @@ def check_location(root: Path) -> None:
             hint="name another directory; what that store holds is built anew",
             code="store.location",
         )
-    tried = root / "state" / "overlay-tried"
-    here = f"{os.uname().release} {root.stat().st_dev}\n".encode()
-    try:
-        if tried.is_file() and tried.read_bytes() == here:
+    with _naming_errors(root):
+        if _is_tried(root):
             return
-        _try(root)
-        write_file(tried, here)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Not while another process tries, nor beside what one that was killed has left.
+        async with Locks(root / "state" / "locks").hold(_LOCK, on_wait=_tell):
+            if not _is_tried(root):
+                await anyio.to_thread.run_sync(_try, root)
+
+
+async def _tell(holder: Holder) -> None:
+    _logger.warning("waiting to try whether layers can be mounted, which %s", holder)
+
+
+@contextmanager
+def _naming_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, StoreError) as error:
+        cause = error.__cause__ if isinstance(error, StoreError) else error
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return  # says nothing of layers, and `prune` must be able to open the store
+        if isinstance(error, StoreError):
+            raise
         raise ConfigError(
             f"layers cannot be mounted in {root}: {error.strerror}",
             where="store",
@@ -48,9 +73,18 @@ def check_location(root: Path) -> None:
         ) from error
 
 
+def _is_tried(root: Path) -> bool:
+    tried = root / _TRIED
+    return tried.is_file() and tried.read_bytes() == _here(root)
+
+
+def _here(root: Path) -> bytes:
+    return f"{os.uname().release} {root.stat().st_dev}\n".encode()
+
+
 def _try(root: Path) -> None:
     home = root / "state" / "trying"
-    with _alone(root / "state"), _removed(home):
+    with _removed(home):
         for part in ("lower", "upper", "work", "merged"):
             (home / part).mkdir(parents=True)
         merged = home / "merged"
@@ -66,17 +100,7 @@ def _try(root: Path) -> None:
             hint=_HINT,
             code="store.location",
         )
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Not while another process tries, nor beside what one that was killed has left."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    write_file(root / _TRIED, _here(root))
 
 
 @contextmanager

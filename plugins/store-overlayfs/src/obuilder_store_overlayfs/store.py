@@ -65,7 +65,7 @@ class OverlayfsStore(PlainStore["OverlayfsStore.Config"]):
             )
         require_program("cp", package="coreutils", driver="overlayfs")
         store = cls(root)
-        await anyio.to_thread.run_sync(check_location, root)
+        await check_location(root)
         try:
             yield store
         finally:

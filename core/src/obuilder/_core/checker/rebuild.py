@@ -16,7 +16,13 @@ import anyio.to_thread
 from obuilder._core.checker.judging import is_id
 from obuilder._core.checker.survey import can_list
 from obuilder._core.database.connection import connect, naming_errors
-from obuilder._core.database.db import NEW_DATABASE, database_file, time_text
+from obuilder._core.database.db import (
+    ALL_PAGES,
+    NEW_DATABASE,
+    database_file,
+    remove_new,
+    time_text,
+)
 from obuilder._core.database.guard import others_have_open, taking_over
 from obuilder._core.database.reader import read_known
 from obuilder._core.disk import FULL, disk_errors
@@ -31,8 +37,8 @@ from obuilder.types import Id
 
 __all__ = ["rebuild"]
 
-_PARTS = ("-wal", "-shm", "-journal", "")
-"""The file itself last: what SQLite keeps beside it must never meet another."""
+_KEPT = ("-wal", "-journal", "")
+"""What makes up the old database: the `-shm` is but an index of its `-wal`."""
 
 _NO_ROOM = "free some space on the disk by hand: `prune` deletes nothing without the database"
 
@@ -103,7 +109,7 @@ def _refuse_newer(path: Path) -> None:
     try:
         read_known(path)
     except DatabaseError as error:
-        if error.code == "database.newer":
+        if error.code in ("database.newer", "database.copy"):
             raise
         # It cannot be read: that is what the new one is for.
 
@@ -144,34 +150,37 @@ def _times(path: Path, side: Path | None) -> tuple[str, str]:
 
 
 def _replace(path: Path, entries: Mapping[Id, _Entry]) -> Path | None:
-    """Write the new one beside the old, then let it take its place; where the old one is now."""
+    """Write the new one beside the old, then let it take its place; where the old one is now.
+
+    Wherever this ends, SQLite finds the old one whole, with its `-wal`, or the new one.
+    """
     new = path.with_name(path.name + NEW_DATABASE)
-    _remove(new)
-    try:
-        _write(new, entries)
-    except BaseException:
-        with suppress(OSError):  # the next rebuild does it
-            _remove(new)
-        raise
+    remove_new(path)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
     existed = os.path.lexists(path)
-    for part in _PARTS:
-        old = path.with_name(path.name + part)
-        if not os.path.lexists(old):
-            continue
-        if part or not old.is_file():
-            old.rename(aside.with_name(aside.name + part))
-        else:
-            os.link(old, aside)  # it is replaced at once: a crash never finds no database
-    new.rename(path)
+    try:
+        _write(new, entries)
+        for part in _KEPT:
+            if path.with_name(path.name + part).is_file():
+                os.link(path.with_name(path.name + part), aside.with_name(aside.name + part))
+        # Where a `-wal` has every page SQLite takes none from the file itself: this makes the
+        # old file the new database, at once. The file then replaced is the same without it.
+        new.with_name(new.name + ALL_PAGES).rename(path.with_name(f"{path.name}-wal"))
+        sync_directory(path.parent)
+        if existed and not path.is_file():
+            path.rename(aside)
+        new.rename(path)
+    except BaseException:
+        with suppress(OSError):  # the next rebuild does it; more names of the old one do no harm
+            remove_new(path)
+            for part in _KEPT:
+                aside.with_name(aside.name + part).unlink(missing_ok=True)
+        raise
+    for part in ("-journal", "-shm", "-wal"):  # before the `-wal` goes the others can do no harm
+        path.with_name(path.name + part).unlink(missing_ok=True)
     sync_directory(path.parent)
     return aside if existed else None
-
-
-def _remove(database: Path) -> None:
-    for part in _PARTS:
-        database.with_name(database.name + part).unlink(missing_ok=True)
 
 
 def _write(path: Path, entries: Mapping[Id, _Entry]) -> None:
@@ -185,6 +194,7 @@ def _write(path: Path, entries: Mapping[Id, _Entry]) -> None:
         earlier.add(id)
     children = Counter(parents.values())
     with closing(connect(path)) as db:
+        db.execute("PRAGMA wal_autocheckpoint = 0")
         db.execute("BEGIN IMMEDIATE")
         for id in order:
             entry = entries[id]
@@ -196,3 +206,6 @@ def _write(path: Path, entries: Mapping[Id, _Entry]) -> None:
                     (id, *astuple(entry.record)),
                 )
         db.execute("COMMIT")
+        # A new database has no page that was not changed. Closing removes the other name.
+        os.link(path.with_name(f"{path.name}-wal"), path.with_name(path.name + ALL_PAGES))
+        db.execute("PRAGMA wal_checkpoint(FULL)")  # closing would not say that the disk is full

@@ -25,10 +25,20 @@ from obuilder._core.database.guard import sharing
 from obuilder._core.record import StepRecord
 from obuilder.types import Id
 
-__all__ = ["NEW_DATABASE", "Database", "database_file", "time_text"]
+__all__ = [
+    "ALL_PAGES",
+    "NEW_DATABASE",
+    "Database",
+    "database_file",
+    "remove_new",
+    "time_text",
+]
 
 NEW_DATABASE = ".new"
 """Behind the name of a database that is being made to take its place."""
+
+ALL_PAGES = "-all-pages"
+"""Behind that: its `-wal`, with every page of it, once it is complete."""
 
 T = TypeVar("T")
 
@@ -41,6 +51,12 @@ _COLUMNS = "op, context, preimage, duration_s, size_bytes, digest, platform"
 def database_file(state_dir: Path) -> Path:
     """Where a store has its database."""
     return state_dir / "db" / "db.sqlite"
+
+
+def remove_new(path: Path) -> None:
+    """Remove what there is of one that is to take the place of the database. OSError."""
+    for part in ("-wal", "-shm", "-journal", ALL_PAGES, ""):
+        path.with_name(f"{path.name}{NEW_DATABASE}{part}").unlink(missing_ok=True)
 
 
 class Database:
@@ -209,13 +225,7 @@ class Database:
 
     async def remove_unfinished(self) -> None:
         """Remove what a rebuild that was killed left. None can be under way: this one is open."""
-
-        def work() -> None:
-            for part in ("", "-wal", "-shm", "-journal"):
-                name = f"{self._path.name}{NEW_DATABASE}{part}"
-                self._path.with_name(name).unlink(missing_ok=True)
-
-        await self._run(work)
+        await self._run(lambda: remove_new(self._path))
 
     async def unused(self, *, before: datetime | None, limit: int) -> list[Id]:
         """Results without children, last used before a time (None: any), oldest first."""

@@ -1,17 +1,17 @@
 """Reading the database without changing a byte of it, whatever state it is in."""
 
-import shutil
 import sqlite3
 import struct
-from collections.abc import Mapping
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from obuilder._core.database.connection import naming_errors
 from obuilder._core.database.schema import refuse_newer
+from obuilder._core.disk import OPEN_FILES, trouble_of
 from obuilder.errors import DatabaseError
 from obuilder.types import Id
 
@@ -20,6 +20,8 @@ __all__ = ["Known", "Row", "read_known"]
 _BUSY_S = 30.0
 _ATTEMPTS = 100
 _MOST_TROUBLES = 20
+_PRIMARY = 0xFF  # of an extended error code
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _IMMUTABLE = "mode=ro&immutable=1"
 _WAL_HEADER = struct.Struct(">8I")  # sqlite.org/fileformat2.html#the_write_ahead_log
 _WAL_MAGIC = 0x377F0682
@@ -132,21 +134,39 @@ def _read_as(how: _How, path: Path, *, thorough: bool) -> Known:
             # With an index that a crash left SQLite makes its own in memory, and leaves that.
             return _read(path, "mode=ro&readonly_shm=1", thorough=thorough)
         case _How.COPIED:
-            with TemporaryDirectory(prefix="obuilder-database-") as directory:
-                copy = _copied(path, Path(directory))
+            with closing(_connect(path, _IMMUTABLE)) as reader:
+                # By SQLite itself: if we closed the file, all locks on it of this process would
+                # go. A crash while the changes were being moved into it may have left it too short.
+                reader.execute("PRAGMA writable_schema = ON")
+                parts = {"": reader.serialize()}
+            parts["-wal"] = path.with_name(f"{path.name}-wal").read_bytes()
+            with _temporary_directory(path) as directory:
+                copy = directory / path.name
+                for end, data in parts.items():
+                    copy.with_name(copy.name + end).write_bytes(data)
                 return _read(copy, "mode=rw", thorough=thorough, said=path)
 
 
-def _copied(path: Path, directory: Path) -> Path:
-    copy = directory / path.name
-    with closing(_connect(path, _IMMUTABLE)) as reader:
-        # By SQLite itself: if we closed the file, all locks on it of this process would go.
-        # A crash while the changes were being moved into it may have left it too short.
-        reader.execute("PRAGMA writable_schema = ON")
-        copy.write_bytes(reader.serialize())
-    wal = f"{path.name}-wal"
-    shutil.copyfile(path.with_name(wal), directory / wal)
-    return copy
+@contextmanager
+def _temporary_directory(path: Path) -> Iterator[Path]:
+    """For a copy of a database, and for it alone; DatabaseError if it cannot be made or kept."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="obuilder-database-") as directory:
+            yield Path(directory)
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, sqlite3.Error):
+            if getattr(error, "sqlite_errorcode", 0) & _PRIMARY not in _OF_THE_DISK:
+                raise
+        elif trouble_of(error) is OPEN_FILES:
+            raise
+        # Before Python has found a directory, which then is what fails, it has no name for one.
+        place = tempfile.tempdir or "a temporary directory"
+        reason = getattr(error, "strerror", None) or error
+        raise DatabaseError(
+            f"cannot copy database {path}, which a crash left, to {place} to read it: {reason}",
+            hint="make room there, or name another directory in TMPDIR",
+            code="database.copy",
+        ) from error
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
