@@ -4,10 +4,8 @@ import re
 import socket
 from pathlib import Path
 
-import anyio
 from support.command import SHELL_LINES, Command
-
-from obuilder.process import run
+from support.filesystems import mounted_tmpfs
 
 TWO_STAGES = """
  ((build one ({shell} (run (network host) (shell "{one}"))))
@@ -95,10 +93,7 @@ def test_without_it_the_first_failure_is_told_alone(obuilder: Command) -> None:
 def test_output_that_cannot_be_kept_is_the_machines_fault(
     obuilder: Command, tmp_path: Path
 ) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    anyio.run(run, ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(small)])
-    try:
+    with mounted_tmpfs(tmp_path / "small", "size=512k") as small:
         obuilder.env = {"TMPDIR": str(small)}
         status, _, complaint = build(
             obuilder, "--jobs=2", one="sleep 1000", two="seq 400000; echo > /word"
@@ -108,5 +103,3 @@ def test_output_that_cannot_be_kept_is_the_machines_fault(
         obuilder.env = {}
         again = build(obuilder, "--jobs=2", one="echo > /word", two="seq 400000; echo > /word")
         assert again[0] == 0
-    finally:
-        anyio.run(run, ["umount", str(small)])

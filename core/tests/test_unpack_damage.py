@@ -6,15 +6,14 @@ import io
 import lzma
 import os
 import random
-import shutil
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
+from support.filesystems import mounted_tmpfs
 
-from obuilder import process
 from obuilder.errors import FetchError
 from obuilder.unpack import Compression, Unpacked, unpack
 
@@ -238,18 +237,9 @@ async def test_archive_without_entries_is_an_empty_root(rootfs: Path) -> None:
 
 
 @pytest.fixture
-async def small_disk(tmp_path: Path) -> AsyncIterator[Path]:
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("this test mounts a tmpfs: it needs root and mount")
-        pytest.skip("cannot mount")
-    await process.run(["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=20", "none", str(mount)])
-    try:
-        yield mount
-    finally:
-        await process.run(["umount", str(mount)])
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted_tmpfs(tmp_path / "disk", "size=64k,nr_inodes=20") as mounted:
+        yield mounted
 
 
 @pytest.mark.parametrize("full", ["space", "inodes"])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -64,16 +65,23 @@ def ext4_root(ext4_file_system: Path, tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def tmpfs_root(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs of this test's own."""
-    mounted = tmp_path / "tmpfs"
-    mounted.mkdir()
-    try:
-        _run("mount", "-t", "tmpfs", "-o", "size=256m", "none", str(mounted))
-    except ProcessError as error:
-        _missing(f"no tmpfs can be mounted here: {error.what}")
-    try:
+    with mounted_tmpfs(tmp_path / "tmpfs", "size=256m") as mounted:
         yield mounted
+
+
+@contextmanager
+def mounted_tmpfs(directory: Path, options: str) -> Iterator[Path]:
+    """A tmpfs at a directory that does not exist yet, for the block."""
+    directory.mkdir()
+    # Not `_run`: a test's event loop may be there already.
+    argv = ("mount", "-t", "tmpfs", "-o", options, "none", str(directory))
+    made = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if made.returncode:
+        _missing(f"no tmpfs can be mounted here: {made.stderr.strip()}")
+    try:
+        yield directory
     finally:
-        _run("umount", str(mounted))
+        subprocess.run(("umount", str(directory)), check=True)
 
 
 @contextmanager

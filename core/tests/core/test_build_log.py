@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from support.builds import descriptors
+from support.filesystems import mounted_tmpfs
 
 from obuilder import process
 from obuilder._core.build_log import StepLog, read_chunks
@@ -203,14 +204,10 @@ async def test_a_command_that_floods_its_output_can_be_cancelled(log: StepLog) -
 
 
 @pytest.fixture
-async def small_disk(tmp_path: Path) -> AsyncIterator[Path]:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
-    path = tmp_path / "small"
-    path.mkdir()
-    await process.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(path)])
-    yield path
-    with anyio.CancelScope(shield=True):
-        await process.run(["umount", str(path)])
+    with mounted_tmpfs(tmp_path / "small", "size=64k") as mounted:
+        yield mounted
 
 
 async def test_a_full_disk_is_an_error_that_names_the_log(small_disk: Path) -> None:

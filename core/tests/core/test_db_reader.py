@@ -4,13 +4,14 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.builds import ScriptedSandbox, open_parts, stage
+from support.filesystems import mounted_tmpfs
 from support.store_damage import tree
 
 from obuilder import Checker, process
@@ -169,13 +170,10 @@ def test_a_race_that_was_lost_is_no_damage(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-async def small(tmp_path: Path) -> AsyncIterator[Path]:
+def small(tmp_path: Path) -> Iterator[Path]:
     """A directory with room for a few pages."""
-    path = tmp_path / "small"
-    path.mkdir()
-    await process.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(path)])
-    yield path
-    await process.run(["umount", str(path)])
+    with mounted_tmpfs(tmp_path / "small", "size=16k") as mounted:
+        yield mounted
 
 
 @pytest.mark.parametrize("room", ["for the file", "for a few pages", "none"])

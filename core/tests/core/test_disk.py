@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from support.filesystems import mounted_tmpfs
 
 from obuilder._core.disk import allocate, disk_errors, has_room, is_full
 from obuilder._core.reserve import RESERVE_BYTES, Reserve
@@ -128,11 +129,8 @@ def test_room_is_made_where_the_file_system_knows_no_fallocate(tmp_path: Path) -
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 6 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    anyio.run(run, ["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(path)])
-    yield path
-    anyio.run(run, ["umount", str(path)])
+    with mounted_tmpfs(tmp_path / "disk", "size=6m") as mounted:
+        yield mounted
 
 
 def test_the_reserve_is_given_up_when_the_disk_is_full_and_made_again(disk: Path) -> None:
