@@ -15,7 +15,7 @@ from support.builds import Call, Events, ScriptedSandbox, open_parts, stage
 from support.taking_turns import turns
 
 from obuilder import locks as locks_module
-from obuilder._core import keeper
+from obuilder._core import orphans
 from obuilder._core import slots as slots_module
 from obuilder._core.build import Builder
 from obuilder._core.checker.fsck import Checker
@@ -267,7 +267,7 @@ LOCKED = "(cache (c (target /c) (buildkit_options ((sharing locked)))))"
 async def test_with_the_slot_or_cache_of_a_dead_process_its_container_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str | None
 ) -> None:
-    monkeypatch.setattr(keeper, "DYING_S", 3600.0)
+    monkeypatch.setattr(orphans, "DYING_S", 3600.0)
     left_running: list[int] = []
 
     async def look(call: Call) -> None:

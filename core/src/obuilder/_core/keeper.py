@@ -19,6 +19,7 @@ from obuilder._core.elsewhere import hold_followed
 from obuilder._core.failed import forget_failure, keep_failure
 from obuilder._core.inflight import Followers, Inflight, Outcome
 from obuilder._core.limits import Limits
+from obuilder._core.orphans import end_orphans, end_those_of_dying
 from obuilder._core.pieces import Sink, Wait, telling
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file, side_file
 from obuilder._core.reserve import Reserve
@@ -27,14 +28,11 @@ from obuilder._core.step_caches import locked_caches
 from obuilder._core.steps import Backends, Step
 from obuilder.errors import BackendError, BuildError, CommandFailed, ObuilderError, StoreError
 from obuilder.locks import Locks, use_lock
-from obuilder.types import Holder, Id, Leftover
+from obuilder.types import Holder, Id
 
 __all__ = ["Keeper"]
 
 _logger = logging.getLogger(__name__)
-
-DYING_S = 1.0
-"""How long the kernel may take to free all locks of a process, seconds."""
 
 
 class Keeper:
@@ -137,7 +135,7 @@ class Keeper:
                 return replace(found, told=await elsewhere.saved(found.path))
             await elsewhere.failed()
             self._check_begin()
-            await self._end_orphans(step.id)
+            await end_orphans(self._backends.sandbox, step.id)
             await self._wait_unless_draining(held, self._turn(step, followers))
             await anyio.to_thread.run_sync(forget_failure, self._failed, step.id)
             await anyio.to_thread.run_sync(self._reserve.keep)
@@ -168,7 +166,7 @@ class Keeper:
             self._slots.hold(on_wait=telling(self._slots.what, followers.tell)) as slot_left,
         ):
             if cache_left or slot_left:
-                await self._end_containers_of_dying()
+                await end_those_of_dying(self._backends.sandbox, self._locks)
             yield
 
     def drain(self) -> None:
@@ -241,32 +239,6 @@ class Keeper:
         except OSError as failure:
             # Most stores can remove it all the same; the others leave it for the next opening.
             _logger.warning("the log of a failed step stays open: %s", failure)
-
-    async def _end_orphans(self, id: Id) -> None:
-        # The lock of a builder that was killed since the store was opened is free, but
-        # its container may live on and write where the new result is to be made.
-        for leftover in await self._backends.sandbox.leftovers():
-            if leftover.key == id:
-                await self._end_orphan(leftover)
-
-    async def _end_containers_of_dying(self) -> None:
-        # What the one that died with our slot or cache has left running still uses it. Its locks
-        # are not all freed at one moment: some of it may not look dead yet.
-        for leftover in await self._backends.sandbox.leftovers():
-            holder = self._locks.holder(leftover.key)
-            if holder is not None and holder.pid is not None:
-                continue  # it lives
-            async with AsyncExitStack() as held:
-                dead = False
-                with anyio.move_on_after(DYING_S):
-                    await held.enter_async_context(self._locks.hold(leftover.key))
-                    dead = True
-                if dead and leftover in await self._backends.sandbox.leftovers():
-                    await self._end_orphan(leftover)
-
-    async def _end_orphan(self, leftover: Leftover) -> None:
-        _logger.warning("removing a %s that a dead builder left: %s", leftover.kind, leftover.key)
-        await self._backends.sandbox.discard(leftover)
 
     async def _write_side_file(self, directory: Path, step: Step, record: StepRecord) -> None:
         path = directory / SIDE_FILE
