@@ -5,8 +5,10 @@ of the time of one (ext4, 50,000 files that had been written to disk: 1.4 s for 
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -21,20 +23,33 @@ _PROGRAMS = 8
 _ENOUGH = 256
 """So many directories on one level are enough to share out."""
 _FEW = 64
-_MOST = 16_384
-"""Not more than fit on eight command lines, by far."""
+_MOST = 4096
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # A mount that somebody forgot inside must not be emptied.
 _RM = ("rm", "-rf", "--one-file-system", "--")
 
+_Names = tuple[str, ...]
+"""A directory below the one that is removed, name by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one program removes: `names` in the open directory `home`."""
+
+    home: int
+    names: Sequence[str]
+
 
 async def remove_directory(path: Path) -> None:
     """Remove a directory and what is in it, but for other file systems. ProcessError."""
-    parts = await anyio.to_thread.run_sync(_parts, path)
-    if len(parts) >= _FEW:
-        async with anyio.create_task_group() as tasks:
-            for number in range(_PROGRAMS):
-                tasks.start_soon(_remove_some, path, parts[number::_PROGRAMS])
+    with ExitStack() as opened:
+        shares = await anyio.to_thread.run_sync(_shared_out, path, opened)
+        if shares:
+            async with anyio.create_task_group() as tasks:
+                for share in shares:
+                    tasks.start_soon(_remove_share, share)
     await _remove(path)
 
 
@@ -49,29 +64,76 @@ async def _remove(path: Path) -> None:
             raise
 
 
-async def _remove_some(path: Path, parts: Sequence[str]) -> None:
+async def _remove_share(share: _Share) -> None:
     with suppress(ProcessError):  # what cannot be removed, the last `rm` tells
-        await run((*_RM, *parts), cwd=path)
+        await run((*_RM, *share.names), cwd=Path(f"/proc/self/fd/{share.home}"))
 
 
-def _parts(path: Path) -> list[str]:
-    """The directories of the level below that has most, or enough. Blocking."""
-    most: list[str] = []
-    level = ["."]
+def _shared_out(path: Path, opened: ExitStack) -> list[_Share]:
+    """Move the directories of one level into new ones, for a program each. Blocking.
+
+    Nothing is named by a path through the tree: whoever may write in it could put a link in a
+    directory's place.
+    """
     try:
-        device = path.stat().st_dev
-        while level and len(most) < _ENOUGH:
-            below: list[str] = []
-            for name in level:
-                with os.scandir(path / name) as entries:
-                    below += [
-                        f"{name}/{entry.name}"
-                        for entry in entries
-                        if entry.is_dir(follow_symlinks=False)
-                        and entry.stat(follow_symlinks=False).st_dev == device
-                    ]
-            level = below[:_MOST]
-            most = max(most, level, key=len)
+        top = os.open(path, _DIRECTORY)
+        opened.callback(os.close, top)
+        parts = _level(top)
+        if len(parts) < _FEW:
+            return []
+        shares = [
+            _Share(
+                _new_directory(top, opened),
+                [str(each) for each in range(number, len(parts), _PROGRAMS)],
+            )
+            for number in range(_PROGRAMS)
+        ]
     except OSError:  # `rm` tells, if it cannot read it either
         return []
+    for number, (*above, name) in enumerate(parts):
+        with suppress(OSError), _opened(top, above) as parent:  # it stays for the last `rm`
+            home = shares[number % _PROGRAMS].home
+            os.rename(name, str(number), src_dir_fd=parent, dst_dir_fd=home)
+    return shares
+
+
+def _new_directory(top: int, opened: ExitStack) -> int:
+    name = f"removed-{secrets.token_hex(8)}"
+    os.mkdir(name, 0o700, dir_fd=top)
+    descriptor = os.open(name, _DIRECTORY, dir_fd=top)
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+def _level(top: int) -> list[_Names]:
+    """The directories of the level that has most, or enough. OSError."""
+    device = os.fstat(top).st_dev
+    most: list[_Names] = []
+    level: list[_Names] = [()]
+    while level and len(most) < _ENOUGH:
+        below: list[_Names] = []
+        for names in level:
+            with _opened(top, names) as directory, os.scandir(directory) as entries:
+                below += [
+                    (*names, entry.name)
+                    for entry in entries
+                    if entry.is_dir(follow_symlinks=False)
+                    and entry.stat(follow_symlinks=False).st_dev == device
+                ]
+        level = below[:_MOST]
+        most = max(most, level, key=len)
     return most
+
+
+@contextmanager
+def _opened(top: int, names: Sequence[str]) -> Iterator[int]:
+    """A directory below an open one, reached without following a link. OSError."""
+    descriptor = os.open(".", _DIRECTORY, dir_fd=top)
+    try:
+        for name in names:
+            below = os.open(name, _DIRECTORY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -2,10 +2,14 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 from pathlib import Path
 
-__all__ = ["sync_directory", "sync_file_system", "write_file"]
+__all__ = ["exchange", "sync_directory", "sync_file_system", "write_file"]
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 def sync_directory(path: Path) -> None:
@@ -15,6 +19,21 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that a crash finds one state or the other.
+
+    False: the file system cannot do that. Raises OSError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(number, os.strerror(number), str(other))
+    return False
 
 
 def sync_file_system(path: Path) -> None:

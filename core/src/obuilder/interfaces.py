@@ -163,8 +163,9 @@ class Store(ABC, Generic[C]):
     async def discard(self, leftover: Leftover) -> None:
         """Remove a leftover; nothing if it is gone.
 
-        Before: the caller holds the lock of its key, so its maker is dead or done. The removal
-        runs shielded; a wait before it, for another who has the same cache, can be cancelled.
+        Before: the caller holds the lock of its key, so its maker is dead or done. CacheBusy
+        for a copy of a cache that cannot go now, because another is copying that cache: it
+        stays for the next who looks.
         """
 
     async def results(self) -> Sequence[Id]:

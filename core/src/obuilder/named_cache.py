@@ -6,8 +6,6 @@ store whose caches are no plain directories also overrides what `NamedCaches`
 has as public methods for it.
 """
 
-import ctypes
-import errno
 import hashlib
 import json
 import os
@@ -22,7 +20,7 @@ from typing import Protocol
 import anyio
 import anyio.to_thread
 
-from obuilder.durable import sync_file_system, write_file
+from obuilder.durable import exchange, sync_file_system, write_file
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.locks import Locks, Trace
 from obuilder.types import Leftover, LeftoverKind, User
@@ -44,8 +42,6 @@ RELEASE_S = 1.0
 _LONGEST = 200
 _KEPT = 150
 _DIGEST_BYTES = 1 + 2 * hashlib.sha256().digest_size
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2  # linux/fs.h
 _RECORDS = "caches"
 # What `write_file` names the file that is to become the record.
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9]+\.tmp")
@@ -252,12 +248,14 @@ class NamedCaches:
         ]
 
     async def discard(self, copy: Path) -> None:
-        """Remove a copy, whose user is dead. StoreError.
-
-        Waits for who copies or releases the cache just now, and can be cancelled then.
-        """
+        """Remove a copy, whose user is dead. CacheBusy while another is copying the cache."""
         file_name = copy.name.partition("-")[2]
-        async with self._locks.hold(f"cache-{file_name}"):
+        with self._locks.try_hold(f"cache-{file_name}") as free:
+            if not free:
+                raise CacheBusy(
+                    f"{copy.name} stays: its cache is just being copied or released",
+                    hint="the next command that opens the store removes it",
+                )
             with anyio.CancelScope(shield=True):
                 await self.salvage(copy, self._current / file_name)
                 await self._store.remove_cache(copy)
@@ -362,13 +360,11 @@ def _read_record(path: Path) -> dict[str, str]:
 
 def _exchange(one: Path, other: Path) -> None:
     """Swap two directories in one step, so that a crash finds one version or the other."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(one), os.fsencode(other)
-    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOSYS):
-        raise StoreError(f"cannot replace {other} by {one}: {os.strerror(code)}")
+    try:
+        if exchange(one, other):
+            return
+    except OSError as error:
+        raise StoreError(f"cannot replace {other} by {one}: {error.strerror}") from error
     # A file system without the exchange: the old version is the leftover if we crash here.
     aside = one.with_name(f"old-{one.name}")
     other.rename(aside)

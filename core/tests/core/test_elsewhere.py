@@ -99,6 +99,31 @@ async def test_without_watches_the_log_is_followed_all_the_same(
     assert pair.two.output == BEGUN + b"ended\n"
 
 
+async def test_a_log_that_cannot_be_followed_is_told_when_the_step_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = anyio.Event()
+
+    def refuse(*_: object) -> None:
+        refused.set()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(inotify.Watch, "add", refuse)
+    pair, second = Pair(), Events()
+    async with (
+        open_parts(tmp_path / "store", sandbox=pair.sandboxes[0]) as one,
+        open_parts(tmp_path / "store") as two,
+    ):
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(pair.build, 0, one)
+                await pair.one.wait_for(BEGUN)
+                tasks.start_soon(two.builder.build, SPEC, second.context())
+                await refused.wait()
+                pair.may_end.set()
+    assert second.output == pair.one.output
+
+
 async def test_who_has_the_lock_only_to_look_is_not_taken_for_a_maker(tmp_path: Path) -> None:
     seen = Events()
     async with open_parts(tmp_path / "store") as parts:

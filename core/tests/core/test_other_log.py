@@ -1,13 +1,17 @@
 """The log of another process's step: where it goes on, and what is not its own."""
 
+import errno
+import os
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from support.builds import descriptors
 
+from obuilder._core import other_log
 from obuilder._core.other_log import OtherLog
 from obuilder._core.pieces import Piece
+from obuilder.errors import StoreError
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +71,42 @@ async def test_that_a_copy_was_not_kept_is_told(path: Path, tmp_path: Path) -> N
     log = OtherLog(path)
     log.end_kept(tmp_path / "kept", skipped=0)
     assert await followed(log) == ["the log of this step was not kept"]
+
+
+async def test_who_is_reading_what_was_not_kept_is_told_and_reads_on_behind_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(other_log, "_CHUNK_BYTES", 4)
+    path.write_bytes(b"0123456789abcdef")
+    log = OtherLog(path)
+    log.grow()
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"cdefend")
+    async with aclosing(log.follow()) as pieces:
+        first = await anext(pieces)
+        log.end_kept(kept, skipped=12)
+        rest = [piece async for piece in pieces]
+    log.dispose()
+    told = "8 bytes of the log were not kept, and are left out"
+    assert [first, *rest] == [b"0123", told, b"cdef", b"end"]
+
+
+async def test_what_cannot_be_read_is_an_error_and_no_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(b"one\n")
+    log = OtherLog(path)
+    log.grow()
+    log.end_saved(path)
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(StoreError) as caught:
+            await followed(log)
+    assert caught.value.code == "store.open-files"
 
 
 async def test_of_a_log_whose_beginning_was_not_kept_that_is_told(

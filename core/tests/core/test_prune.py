@@ -11,6 +11,7 @@ import anyio
 import pytest
 from support.builds import Call, Events, Parts, ScriptedSandbox, open_parts, stage
 
+from obuilder._core.database.db import Database
 from obuilder.errors import BuildError, CacheBusy, StoreError
 from obuilder.locks import Locks, use_lock
 from obuilder.types import Id
@@ -151,6 +152,62 @@ async def test_a_build_that_begins_meanwhile_waits_for_the_whole_deletion(store:
                 assert await parts.builder.delete(chain[0], on_delete=begin) == len(chain)
         assert other.sandbox.commands == ["one", "two", "three"]
         assert results(store) == set(chain) == known(store).keys()
+
+
+async def test_others_remove_nothing_of_what_is_being_deleted(store: Path) -> None:
+    async with open_parts(store) as parts, open_parts(store) as other:
+        (base, one, _) = await build(parts, "b", "one", "two")
+        await build(parts, "b", "one", "three")
+        pruned: list[int] = []
+        delete = parts.store.delete
+
+        async def slowly(id: Id) -> None:
+            await delete(id)
+            pruned.append(await other.builder.prune(before=now() + LATER, limit=10))
+
+        parts.store.delete = slowly  # between two removals
+        assert await parts.builder.delete(one) == 3
+        assert pruned == [0, 0, 0]
+        assert results(store) == {base}
+
+
+async def test_a_build_that_ends_while_it_is_looked_for_keeps_all(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end, ended = anyio.Event(), anyio.Event(), anyio.Event()
+    children = Database.children
+
+    async def block(_: Call) -> None:
+        begun.set()
+        await may_end.wait()
+
+    sandbox = ScriptedSandbox(scripts={"block": block})
+    async with open_parts(store) as parts, open_parts(store, sandbox=sandbox) as other:
+        (_, one, two) = await build(parts, "b", "one", "two")
+        await build(parts, "b", "one", "three")
+
+        async def build_on_two() -> None:
+            await build(other, "b", "one", "two", "block")
+            ended.set()
+
+        async def then_it_ends(database: Database, id: Id) -> list[Id]:
+            found = await children(database, id)
+            if id == two:
+                may_end.set()
+                await ended.wait()
+            return found
+
+        monkeypatch.setattr(Database, "children", then_it_ends)
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(build_on_two)
+                await begun.wait()
+                before = results(store)
+                with pytest.raises(StoreError) as caught:
+                    await parts.builder.delete(one)
+                assert caught.value.code == "store.in-use"
+                assert results(store) == before
+                may_end.set()
 
 
 async def test_clean_removes_what_the_database_does_not_know(store: Path) -> None:

@@ -120,6 +120,8 @@ def test_the_old_database_is_there_with_its_log_or_the_new_one(
             place = in_process(_replaced, database, NEW, last=last, watched=watched).killed_at
         else:
             place = in_process(_fails, database, NEW, last, watched=[]).value
+        kept = list(database.parent.glob("db.sqlite.damaged-*"))
+        assert not any(each.samefile(database) for each in kept), f"step {last}, {place}"
         read = known(database)
         found = rows(database)
         # Of a damaged file it looks at no `-wal`: it tells of that, as before.
@@ -130,6 +132,9 @@ def test_the_old_database_is_there_with_its_log_or_the_new_one(
             left = {path.name for path in database.parent.iterdir()}
             assert left <= {"db.sqlite", "db.sqlite-wal", "db.sqlite-shm"}
         if place is None:
+            assert {each.read_bytes() for each in kept} >= {
+                (tmp_path / "before" / "db.sqlite").read_bytes()
+            }
             break
     if way == "killed":
         assert seen == sorted(seen)  # once it is the new one it stays that

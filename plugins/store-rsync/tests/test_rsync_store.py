@@ -71,6 +71,35 @@ async def test_a_mount_forgotten_inside_is_not_emptied(open_store: OpenStore, be
         assert not moved.exists()
 
 
+async def test_a_link_in_place_of_a_directory_leads_no_removal_astray(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "0").mkdir(parents=True)
+    (elsewhere / "0" / "file").touch()
+    async with open_store() as store:
+        async with store.build(id := new_id()) as path:
+            for number in range(300):
+                (path / "rootfs" / "home" / f"{number}").mkdir(parents=True)
+        home = store.root / "result-tmp" / id / "rootfs" / "home"
+        rename = os.rename
+
+        def swap() -> None:
+            # Whoever owns it, as the image says, may do so at any time.
+            if home.is_dir() and not home.is_symlink():
+                rename(home, home.with_name("away"))
+                home.symlink_to(elsewhere)
+
+        def swapped_before(*args: Any, **options: Any) -> None:
+            swap()
+            rename(*args, **options)
+
+        monkeypatch.setattr(os, "rename", swapped_before)
+        await store.delete(id)
+        assert not os.listdir(store.root / "result-tmp")
+    assert (elsewhere / "0" / "file").exists()
+
+
 async def test_what_cannot_be_removed_of_a_large_result_is_told(open_store: OpenStore) -> None:
     names = (b"", b"-f ", b"two\nlines ", b"not utf-8 \xff ")
     async with open_store() as store:
@@ -81,13 +110,10 @@ async def test_what_cannot_be_removed_of_a_large_result_is_told(open_store: Open
                 name = os.path.join(level, names[number % len(names)] + b"%d" % number)
                 os.mkdir(name)
                 Path(os.fsdecode(name), "file").touch()
-        kept = store.root / "result-tmp" / id / "rootfs" / "0" / "file"
         await run(["chattr", "+i", str(store.root / "result" / id / "rootfs" / "0" / "file")])
         with pytest.raises(StoreError, match=r"Operation not permitted"):
             await store.delete(id)
-        assert [each for each in (store.root / "result-tmp" / id).rglob("*") if each.is_file()] == [
-            kept
-        ]
+        (kept,) = [each for each in (store.root / "result-tmp").rglob("*") if each.is_file()]
         await run(["chattr", "-i", str(kept)])
         (leftover,) = await store.leftovers()
         await store.discard(leftover)

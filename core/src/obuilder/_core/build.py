@@ -104,6 +104,7 @@ class Builder:
         self._backends = Backends(store=store, sandbox=sandbox, fetcher=fetcher)
         self._store = store
         self._observer = observer
+        self._is_closed = False
         self._platform = platform or machine_platform()
 
     async def __aenter__(self) -> Self:
@@ -150,6 +151,7 @@ class Builder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
+        self._is_closed = True
         self._tasks.cancel_scope.cancel()
         if isinstance(error, Exception):
             # The task group would wrap the body's own error in a group.
@@ -164,6 +166,8 @@ class Builder:
         in the infrastructure. Cancelling leaves the steps to their other clients;
         it returns when those that have none have been cleaned up.
         """
+        if self._is_closed:
+            raise BuildError("the builder is closed", code="build.closed")
         context = context or BuildContext()
         observer = BuildObserver(self._observer)
         stages = self._stages(spec, context, observer)

@@ -161,9 +161,11 @@ def allocate(descriptor: int, size_bytes: int) -> None:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     fallocate = getattr(libc, "fallocate64", None) or libc.fallocate  # musl has one name for both
-    if fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)) == 0:
-        return
-    number = ctypes.get_errno()
+    number = errno.EINTR
+    while number == errno.EINTR:
+        if fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)) == 0:
+            return
+        number = ctypes.get_errno()
     if number != errno.EOPNOTSUPP:
         raise OSError(number, os.strerror(number))
     written = 0

@@ -16,7 +16,7 @@ from obuilder._core.inotify import Polling, Watch
 from obuilder._core.other_log import OtherLog
 from obuilder._core.pieces import Wait, telling
 from obuilder._core.record import tenure_of
-from obuilder.errors import ErrorKind
+from obuilder.errors import ErrorKind, StoreError
 from obuilder.interfaces import Store
 from obuilder.locks import Locks, Tenure
 from obuilder.types import Id
@@ -58,7 +58,7 @@ class Elsewhere:
         A clone begins with its base's log: a log is the step's own only once the maker
         has marked its lock.
         """
-        with suppress(FileNotFoundError):  # the lock has just been released
+        try:
             try:
                 with Watch() as watch:
                     await self._watch(watch)
@@ -67,15 +67,19 @@ class Elsewhere:
                     raise
                 _logger.info("looking at the log of %s once a second: %s", self._id, error)
                 await self._watch(Polling())
+        except (OSError, StoreError) as error:
+            # The lock has just been released; or the store is lost, which who waits finds out.
+            # The rest of the log comes from where it is saved or kept.
+            _logger.debug("the log of %s is followed no further: %s", self._id, error)
 
     async def _watch(self, watch: Watch | Polling) -> None:
         of_log: int | None = None
         watch.add(self._locks.path(self._id))
         while True:
+            path = await self._store.log_file(self._id)
             tenure = self.meet()
             # Who gets the lock next need not make the step: it may find that it is made.
             if self._locks.is_marked(self._id) and (self._log is None or tenure != self._maker):
-                path = await self._store.log_file(self._id)
                 with suppress(FileNotFoundError):  # it has just been saved, or removed
                     of_log = watch.add(path)
                     self._begin(path, tenure)

@@ -119,7 +119,8 @@ class Keeper:
 
     async def _made(self, step: Step, followers: Followers) -> Outcome:
         # Before a wait for another process too: its steps may be many.
-        self._check_begin()
+        if not await self._store.result(step.id):
+            self._check_begin()
         async with AsyncExitStack() as held:
             if step.base is not None:
                 # For as long as the step takes, also when its clients have left.

@@ -59,11 +59,11 @@ class OtherLog:
         self._end()
 
     def end_kept(self, path: Path, *, skipped: int) -> None:
-        """At `path` is a copy, which others may remove, without its first `skipped` bytes."""
+        """A copy, less its first `skipped` bytes, is at `path`; others may remove it. OSError."""
         self._path = None
         try:
             self._copy = os.open(path, _FLAGS)
-        except OSError:
+        except FileNotFoundError:
             self.tell("the log of this step was not kept")
         else:
             self._skipped = skipped
@@ -108,14 +108,17 @@ class OtherLog:
 
     def _read_some(self, start: int, end: int) -> bytes:
         length = min(_CHUNK_BYTES, end - start)
+        if start < self._skipped:
+            return b""  # `follow` tells
         if self._copy is not None:
             with disk_errors():
-                return os.pread(self._copy, length, max(0, start - self._skipped))
+                return os.pread(self._copy, length, start - self._skipped)
         if self._path is None:
             return b""
         try:
-            descriptor = os.open(self._path, _FLAGS)
-        except OSError:  # as in `grow`
+            with disk_errors():
+                descriptor = os.open(self._path, _FLAGS)
+        except FileNotFoundError:  # as in `grow`
             return b""
         try:
             status = os.fstat(descriptor)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,8 @@ __all__ = ["Pruner"]
 _BATCH = 100
 _ROUND = 16
 """On a full disk, so many results are removed before their room is waited for."""
+_HELD = 200
+"""Of so many results a deletion keeps the locks, with two descriptors each."""
 _CLOCKS_DIFFER = timedelta(minutes=5)
 """Machines that share a store need not agree to the second."""
 
@@ -43,8 +45,8 @@ class Pruner:
         self, id: Id, *, on_delete: OnDelete | None = None, missing_ok: bool = False
     ) -> int:
         """Remove `id` and its descendants, children first. StoreError if missing or in use."""
-        # A build comes to what was built on it only by way of it: none does meanwhile.
-        with self._alone(id) as free:
+        with ExitStack() as held:
+            free = held.enter_context(self._alone(id))
             if await self._store.result(id) is None and not await self._is_known(id):
                 if missing_ok:
                     return 0
@@ -53,19 +55,22 @@ class Pruner:
                 raise _in_use(id)
             order: list[Id] = []
             rest = [id]
+            # Before the first one goes: it is all of them or none. Of more than can be held a build
+            # comes to the others by way of these; only who sends or prunes one does not.
             while rest:
-                order.append(rest.pop())
-                rest.extend(await self._database.children(order[-1]))
-            # Before the first one goes: a chain is deleted whole or not at all.
-            for each in order[1:]:
-                with self._alone(each) as free_too:
-                    if not free_too:
+                order.append(each := rest.pop())
+                with ExitStack() as looked_at:
+                    keeping = held if len(order) <= _HELD else looked_at
+                    if each != id and not keeping.enter_context(self._alone(each)):
                         raise _in_use(each)
-            for each in reversed(order[1:]):
+                    # Under its lock: nobody builds on it any more.
+                    rest.extend(await self._database.children(each))
+            for each in reversed(order[_HELD:]):
                 if not await self._remove(each, on_delete):
                     raise _in_use(each)
-            if not await self._remove_held(id, on_delete):
-                raise _in_use(id)
+            for each in reversed(order[:_HELD]):
+                if not await self._remove_held(each, on_delete):
+                    raise _in_use(each)
         await self._store.complete_deletes()
         return len(order)
 

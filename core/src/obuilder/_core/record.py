@@ -61,7 +61,7 @@ def tenure_of(result: Path) -> Tenure | None:
     try:
         inode, time_ns = _parsed(result / SIDE_FILE)["tenure"]
         return int(inode), int(time_ns)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None  # it was not made here, or is damaged: `read_side_file` tells
 
 

@@ -6,29 +6,26 @@ live process uses is locked, and is left alone.
 """
 
 import logging
-import math
 import re
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-import anyio
 import anyio.to_thread
 
 from obuilder._core.database.db import Database
 from obuilder._core.record import read_side_file
 from obuilder._core.steps import Backends
-from obuilder.errors import StoreError
+from obuilder.errors import CacheBusy, StoreError
 from obuilder.interfaces import Store
 from obuilder.locks import Locks
 from obuilder.named_cache import remove_unfinished
 from obuilder.types import Id, Leftover, LeftoverKind
 
-__all__ = ["discarded", "parents_first", "recover"]
+__all__ = ["parents_first", "recover"]
 
 _logger = logging.getLogger(__name__)
-_PATIENCE_S = 1.0
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -60,28 +57,17 @@ async def _recover_one(
 ) -> None:
     for leftover in leftovers:
         _logger.warning("removing a %s that a dead builder left: %s", leftover.kind, key)
-        if leftover.kind is LeftoverKind.CONTAINER:
-            await backends.sandbox.discard(leftover)
-        elif not await discarded(leftover, backends.store):
-            _logger.warning("%s stays: its cache is being copied by another builder", key)
+        place = backends.sandbox if leftover.kind is LeftoverKind.CONTAINER else backends.store
+        try:
+            await place.discard(leftover)
+        except CacheBusy as error:  # with a large one that may take minutes
+            _logger.warning("%s", error.what)
     if not _ID.fullmatch(key):
         return
     id = Id(key)
     scratch = backends.store.state_dir / "scratch" / id
     await anyio.to_thread.run_sync(lambda: shutil.rmtree(scratch, ignore_errors=True))
     await _settle(id, backends.store, database)
-
-
-async def discarded(leftover: Leftover, store: Store[Any]) -> bool:
-    """Remove a leftover of a store; False if that would have to wait for somebody.
-
-    A copy of a cache would, for who copies that cache just now, as long as it is large: it
-    stays, for the next who looks.
-    """
-    patience_s = _PATIENCE_S if leftover.kind is LeftoverKind.CACHE else math.inf
-    with anyio.move_on_after(patience_s) as wait:
-        await store.discard(leftover)
-    return not wait.cancelled_caught
 
 
 async def _settle(id: Id, store: Store[Any], database: Database) -> None:

@@ -15,7 +15,7 @@ from obuilder._core.checker.survey import locks_of
 from obuilder._core.database.db import database_file
 from obuilder._core.database.repair import RepairDatabase
 from obuilder._core.record import read_side_file
-from obuilder._core.recovery import discarded, parents_first
+from obuilder._core.recovery import parents_first
 from obuilder.errors import BackendError
 from obuilder.interfaces import Sandbox, Store
 from obuilder.locks import Locks
@@ -89,7 +89,7 @@ class Mender:
             if finding.code is Code.LEFTOVER_CONTAINER and finding.leftover:
                 await self._sandbox.discard(finding.leftover)
             elif finding.leftover:
-                return None if await discarded(finding.leftover, self._store) else _IN_USE
+                await self._store.discard(finding.leftover)
             elif finding.code is Code.SCRATCH:
                 scratch = self._store.state_dir / "scratch" / finding.key
                 await anyio.to_thread.run_sync(lambda: shutil.rmtree(scratch, ignore_errors=True))

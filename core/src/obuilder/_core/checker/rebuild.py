@@ -29,7 +29,7 @@ from obuilder._core.disk import FULL, disk_errors
 from obuilder._core.record import SIDE_FILE, StepRecord, read_side_file
 from obuilder._core.recovery import parents_first
 from obuilder._core.reserve import Reserve
-from obuilder.durable import sync_directory
+from obuilder.durable import exchange, sync_directory
 from obuilder.errors import BackendError, DatabaseError, StoreError
 from obuilder.interfaces import Store
 from obuilder.locks import Locks
@@ -37,8 +37,8 @@ from obuilder.types import Id
 
 __all__ = ["rebuild"]
 
-_KEPT = ("-wal", "-journal", "")
-"""What makes up the old database: the `-shm` is but an index of its `-wal`."""
+_LOGS = ("-wal", "-journal")
+"""What belongs to the old database: the `-shm` is but an index of its `-wal`."""
 
 _NO_ROOM = "free some space on the disk by hand: `prune` deletes nothing without the database"
 
@@ -152,7 +152,8 @@ def _times(path: Path, side: Path | None) -> tuple[str, str]:
 def _replace(path: Path, entries: Mapping[Id, _Entry]) -> Path | None:
     """Write the new one beside the old, then let it take its place; where the old one is now.
 
-    Wherever this ends, SQLite finds the old one whole, with its `-wal`, or the new one.
+    Wherever this ends, SQLite finds the old one whole, with its `-wal`, or the new one; a kill
+    just as they change places may cost the old one.
     """
     new = path.with_name(path.name + NEW_DATABASE)
     remove_new(path)
@@ -161,26 +162,37 @@ def _replace(path: Path, entries: Mapping[Id, _Entry]) -> Path | None:
     existed = os.path.lexists(path)
     try:
         _write(new, entries)
-        for part in _KEPT:
+        for part in _LOGS:  # of which then only these names remain
             if path.with_name(path.name + part).is_file():
                 os.link(path.with_name(path.name + part), aside.with_name(aside.name + part))
-        # Where a `-wal` has every page SQLite takes none from the file itself: this makes the
-        # old file the new database, at once. The file then replaced is the same without it.
-        new.with_name(new.name + ALL_PAGES).rename(path.with_name(f"{path.name}-wal"))
-        sync_directory(path.parent)
-        if existed and not path.is_file():
-            path.rename(aside)
-        new.rename(path)
+        if path.is_file() and path.stat().st_size:
+            # Where a `-wal` has every page SQLite takes none from the file itself: this makes the
+            # old file the new database, at once. The file then replaced is the same without it.
+            new.with_name(new.name + ALL_PAGES).rename(path.with_name(f"{path.name}-wal"))
     except BaseException:
         with suppress(OSError):  # the next rebuild does it; more names of the old one do no harm
             remove_new(path)
-            for part in _KEPT:
+            for part in _LOGS:
                 aside.with_name(aside.name + part).unlink(missing_ok=True)
         raise
-    for part in ("-journal", "-shm", "-wal"):  # before the `-wal` goes the others can do no harm
-        path.with_name(path.name + part).unlink(missing_ok=True)
+    sync_directory(path.parent)
+    if path.is_file() and path.stat().st_size and exchange(new, path):
+        new.rename(aside)
+    else:
+        # There is none, or one that SQLite takes for none; or, for a moment, there is none.
+        with suppress(FileNotFoundError):
+            path.rename(aside)
+        _remove_beside(path)
+        new.rename(path)
+    _remove_beside(path)
+    new.with_name(new.name + ALL_PAGES).unlink(missing_ok=True)
     sync_directory(path.parent)
     return aside if existed else None
+
+
+def _remove_beside(path: Path) -> None:
+    for part in ("-journal", "-shm", "-wal"):  # before the `-wal` goes the others can do no harm
+        path.with_name(path.name + part).unlink(missing_ok=True)
 
 
 def _write(path: Path, entries: Mapping[Id, _Entry]) -> None:
