@@ -130,3 +130,21 @@ async def test_a_log_that_begins_as_anothers_does_is_not_taken_for_its_end(tmp_p
     assert followers.told == [
         "the process that made this step did not finish it; another has made it"
     ]
+
+
+async def test_who_has_the_lock_only_to_look_is_not_taken_for_a_maker(tmp_path: Path) -> None:
+    seen = Events()
+    async with open_parts(tmp_path / "store") as parts:
+        id = (await parts.builder.build(SPEC)).id
+        await parts.builder.delete(id)
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                held = Locks(parts.store.state_dir / "locks")
+                # As a process does that opens the store, and one that prunes it.
+                with held.try_hold(id) as free:
+                    assert free
+                    tasks.start_soon(parts.builder.build, SPEC, seen.context())
+                    await seen.wait_for(b"first\n")
+                    await anyio.wait_all_tasks_blocked()
+    assert seen.steps[-1] == (id, False)
+    assert seen.notes == []
