@@ -173,7 +173,7 @@ async def test_a_hundred_waiters_cost_no_thread_and_are_cancelled_at_once(
                 for _ in range(100):
                     tasks.start_soon(wait)
                 await anyio.wait_all_tasks_blocked()
-                assert threading.active_count() == threads
+                assert threading.active_count() <= threads  # idle ones may end
                 tasks.cancel_scope.cancel()
         assert count_descriptors() == descriptors
         with locks.try_hold("it") as free:
@@ -204,7 +204,7 @@ async def test_each_of_a_hundred_waiters_is_cancelled_alone(directory: Path) -> 
                 await anyio.wait_all_tasks_blocked()
                 assert left == list(range(0, number + 1, 2))
             assert got == []
-            assert threading.active_count() == threads
+            assert threading.active_count() <= threads  # idle ones may end
     assert sorted(got) == list(range(1, 100, 2))
     assert locks.names() == []
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obuilder import named_cache
+from obuilder import durable, named_cache
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.locks import Locks
 from obuilder.named_cache import (
@@ -230,7 +230,7 @@ class TestNamedCaches:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # A flag that no kernel knows is refused as one that the file system does not know.
-        monkeypatch.setattr(named_cache, "_RENAME_EXCHANGE", 1 << 20)
+        monkeypatch.setattr(durable, "_RENAME_EXCHANGE", 1 << 20)
         caches = open_caches(tmp_path)
         for number in range(3):
             async with caches.use("c", user=ROOT) as path:

@@ -250,4 +250,5 @@ def test_half_a_mebibyte_takes_a_second_or_so(text: str) -> None:
     except DockerfileRefused as error:
         message = str(error)
     assert len(message) < 100_000
-    assert time.process_time() - start < 8
+    # Where time went up with the square it was minutes; a busy machine makes this some ten seconds.
+    assert time.process_time() - start < 30
