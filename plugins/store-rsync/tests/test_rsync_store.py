@@ -72,11 +72,11 @@ async def test_a_mount_forgotten_inside_is_not_emptied(open_store: OpenStore, be
 
 
 async def test_a_link_in_place_of_a_directory_leads_no_removal_astray(
-    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_store: OpenStore, ext4_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    (elsewhere / "0").mkdir(parents=True)
-    (elsewhere / "0" / "file").touch()
+    elsewhere = ext4_root / "elsewhere"  # on the same file system, so that it could be moved
+    for number in range(300):
+        (elsewhere / f"{number}").mkdir(parents=True)
     async with open_store() as store:
         async with store.build(id := new_id()) as path:
             for number in range(300):
@@ -97,7 +97,7 @@ async def test_a_link_in_place_of_a_directory_leads_no_removal_astray(
         monkeypatch.setattr(os, "rename", swapped_before)
         await store.delete(id)
         assert not os.listdir(store.root / "result-tmp")
-    assert (elsewhere / "0" / "file").exists()
+    assert len(os.listdir(elsewhere)) == 300
 
 
 async def test_what_cannot_be_removed_of_a_large_result_is_told(open_store: OpenStore) -> None:
