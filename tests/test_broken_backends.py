@@ -16,6 +16,7 @@ from support.broken_streams import BROKEN_STREAMS
 from support.leaky_sandboxes import LEAKY_SANDBOXES
 
 from obuilder.testing import FetcherContract, SandboxContract, StoreContract
+from obuilder.testing._trees import describe_tree, make_rich_tree
 
 SUITE = Path(__file__).parent / "support" / "broken_suite.py"
 CONTRACTS: dict[type, Sequence[type[Any]]] = {
@@ -35,12 +36,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str, st
     """How each backend's promise ended, which should fail, and `SOUND`, which should not."""
     tests = [f"{SUITE}::Test{name}::{test}" for name, promise in ALL for test in (promise, SOUND)]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "3", "-rfp", "--tb=no", "-k", "not trio"]
+        [sys.executable, "-m", "pytest", "-q", "-n", "3", "--dist", "loadscope", "-rfp", "--tb=no"]
+        + ["-k", "not trio"]
         + [f"--basetemp={tmp_path_factory.mktemp('broken') / 'base'}", *tests],
         capture_output=True,
         text=True,
         check=False,
-        timeout=1100,
+        timeout=500,
         cwd=Path(__file__).parents[1],
     )
     assert done.returncode == 1, done.stdout + done.stderr
@@ -49,7 +51,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str, st
     return set(re.findall(lines, done.stdout, re.MULTILINE))
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "promise"), ALL, ids=[name for name, _ in ALL])
 def test_a_broken_backend_is_caught_by_name(
     name: str, promise: str, outcomes: set[tuple[str, str, str]]
@@ -70,3 +72,14 @@ def test_every_promise_has_a_backend_that_breaks_it(contract: type) -> None:
     broken = {kind.CAUGHT_BY for kind in CONTRACTS[contract]}
     assert broken - promises == set()
     assert promises - broken == set()
+
+
+def test_a_promise_that_fails_has_little_to_show(tmp_path: Path) -> None:
+    """Where CI is set pytest shows all that differs, and compares it line by line."""
+    make_rich_tree(tmp_path / "tree")
+    before = describe_tree(tmp_path / "tree")
+    large = tmp_path / "tree" / "sparse"
+    assert len(repr(before)) < large.stat().st_size // 100
+    with large.open("r+b") as file:
+        file.write(b"x")
+    assert describe_tree(tmp_path / "tree")["sparse"] != before["sparse"]

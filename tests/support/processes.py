@@ -28,8 +28,9 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no typ
         return _shared(PurePath(nodeid.split("::", 1)[0])).as_posix()
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
-    return Scheduling(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Ours, unless `--dist` asks for another: `load` is what `-n` alone means."""
+    return Scheduling(config, log) if config.option.dist == "load" else None
 
 
 @pytest.hookimpl(trylast=True)

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -74,17 +75,29 @@ def _run_in_vm(vm: list[str], shared: Path, files: list[str]) -> str:
     )
     limits = ["--share", str(shared), "--timeout", str(LIMIT_S), "-e", "CI=true"]
     limits += ["-e", "OBUILDER_LIMIT_S=800"]
-    return _run([*vm, "run", *limits, "--", command], LIMIT_S + 200).stdout
+    return _run([*vm, "run", *limits, "--", command], LIMIT_S + 200)
 
 
-def _run(argv: list[str], limit_s: float) -> "subprocess.CompletedProcess[str]":
+def _run(argv: list[str], limit_s: float) -> str:
+    """What a program printed; it ends in time and well, or this fails."""
     # Making the VM works in another root too, where this process's temporary directory is not.
     environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
-    done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=limit_s, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    with subprocess.Popen(
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=limit_s)
+        except BaseException:
+            # With what it has started: making the VM is a script of many programs.
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
+    assert process.returncode == 0, stdout + stderr
+    return stdout
 
 
 def _pack(archive: Path) -> None:

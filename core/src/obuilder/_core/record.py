@@ -57,11 +57,14 @@ def side_file(
 
 
 def tenure_of(result: Path) -> Tenure | None:
-    """Whose turn with its lock a result was made in; None: its file does not say. Blocking."""
+    """Whose turn with its lock a result was made in; None: its file does not say.
+
+    Blocking. OSError if the file is there and cannot be read.
+    """
     try:
         inode, time_ns = _parsed(result / SIDE_FILE)["tenure"]
         return int(inode), int(time_ns)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None  # it was not made here, or is damaged: `read_side_file` tells
 
 

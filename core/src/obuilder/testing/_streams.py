@@ -18,6 +18,7 @@ from obuilder.errors import StoreError
 from obuilder.process import run
 from obuilder.result_stream import PLAIN, Header, receive, receive_header, send
 from obuilder.testing._tools import LIMIT_S, AnyStore, Bench, new_id
+from obuilder.testing._trees import describe_data
 from obuilder.types import Id
 
 __all__ = ["StreamPromises"]
@@ -172,7 +173,7 @@ async def _described(bench: Bench, store: AnyStore, id: Id) -> tuple[object, ...
     path = await store.result(id)
     assert path is not None, f"result {id} is gone"
     tree = dict(await bench.trees.describe(path / "rootfs"))
-    return tree, (path / "log").read_bytes(), (path / "env").read_text()
+    return tree, describe_data((path / "log").read_bytes()), (path / "env").read_text()
 
 
 async def _import_or_refuse(
