@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from support.filesystems import mounted_image
 
 from obuilder.locks import Locks
 
@@ -40,6 +41,20 @@ async def test_who_looks_leaves_the_trace_of_a_dead_process_and_makes_none(direc
                 assert not again
     assert locks.abandoned() == traces
     assert locks.names() == ["dead"]
+
+
+def test_each_turn_with_a_lock_of_the_dead_is_another_within_a_second_too() -> None:
+    # Inodes of 128 bytes have no more than seconds.
+    with mounted_image("mkfs.ext4", "-q", "-I", "128") as disk:
+        locks = Locks(disk / "locks")
+        turns = set()
+        for _ in range(20):
+            with locks.try_hold("name") as free:
+                assert free
+                turns.add(locks.tenure("name"))
+                (disk / "dead").hardlink_to(locks.path("name"))
+            (disk / "dead").rename(locks.path("name"))
+        assert len(turns) == 20
 
 
 async def test_who_waits_for_one_that_looks_gets_the_lock(directory: Path) -> None:

@@ -24,11 +24,14 @@ def sync_directory(path: Path) -> None:
 def exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step, so that a crash finds one state or the other.
 
-    False: the file system cannot do that. Raises OSError.
+    False: the file system, or the C library, cannot do that. Raises OSError.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    # musl 1.2.3 has no such function.
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
     names = os.fsencode(one), os.fsencode(other)
-    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+    if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
     if number not in (errno.EINVAL, errno.ENOSYS):

@@ -17,8 +17,10 @@ that died in the middle of what it did: the list of these is the crash journal.
 import errno
 import fcntl
 import os
+import secrets
 import select
 import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -37,6 +39,9 @@ TELL_AFTER_S = 1.0
 """How long a wait for a lock may take before it is told."""
 
 _UNMARKED, _MARKED = 0o600, 0o640
+_TURN_BITS = 31
+"""Of the time of last access, which no reader of a FIFO changes as long as nobody writes: as many
+seconds as an ext4 with small inodes keeps."""
 
 Trace = tuple[int, int, int]
 """What tells the file of an abandoned lock from any other."""
@@ -206,15 +211,12 @@ class Locks:
             return None
 
     def tenure(self, name: str) -> Tenure | None:
-        """Whose turn with a lock it is: another for each who takes it alone; None: nobody has it.
-
-        Not a time to compare: the clock may be set back.
-        """
+        """Whose turn with a lock it is, another for each who takes it alone; None: nobody's."""
         try:
             status = self.path(name).stat()
         except OSError:  # it has been released
             return None
-        return status.st_ino, status.st_mtime_ns
+        return status.st_ino, status.st_atime_ns
 
     def path(self, name: str) -> Path:
         """Where the file of a lock lies, while it is held."""
@@ -355,7 +357,9 @@ def _take_over(descriptor: int) -> None:
     # A dead holder leaves its file, with its time and its mark.
     if stat.S_IMODE(os.fstat(descriptor).st_mode) == _MARKED:
         os.fchmod(descriptor, _UNMARKED)
-    os.utime(descriptor)
+    # Its own time may be that of the one before, to the second, and so may its number.
+    turn_ns = secrets.randbits(_TURN_BITS) * 10**9 + secrets.randbelow(10**9)
+    os.utime(descriptor, ns=(turn_ns, time.time_ns()))
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Builds at the same time: shared steps, leaving, cancelling, closing, errors of the block."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -14,10 +15,14 @@ from support.builds import (
     stage,
 )
 
+from obuilder._core.build import BuildContext, Builder
 from obuilder.errors import BuildError, CommandFailed
+from obuilder.events import Event
 from obuilder.locks import Locks, use_lock
 
 pytestmark = pytest.mark.anyio
+
+FIRST = "((from b) (run (shell first)))"
 
 
 async def test_two_builds_share_the_steps_they_have_in_common(tmp_path: Path) -> None:
@@ -134,6 +139,50 @@ async def test_closing_the_builder_ends_its_steps(tmp_path: Path) -> None:
         assert os.listdir(parts.store.state_dir / "db") == ["db.sqlite"]
     assert [error.code for error in errors] == ["build.cancelled"]
     assert os.listdir(parts.store.state_dir / "locks") == []
+
+
+@pytest.mark.parametrize("number", range(5))
+async def test_a_build_on_its_way_when_its_builder_closes_is_told_so(
+    tmp_path: Path, number: int
+) -> None:
+    closed, arrived = anyio.Event(), anyio.Event()
+    events: list[Event] = []
+    errors: list[BuildError] = []
+
+    async def hold(event: Event) -> None:
+        events.append(event)
+        if len(events) == number + 1:
+            arrived.set()
+            await closed.wait()
+
+    async def client(builder: Builder) -> None:
+        with pytest.raises(BuildError) as caught:
+            await builder.build(stage(FIRST), BuildContext(on_event=hold))
+        errors.append(caught.value)
+
+    async with open_parts(tmp_path / "store") as parts:
+        await parts.builder.build(stage(FIRST))
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as clients:
+                async with Builder(parts.store, parts.sandbox, parts.fetcher) as builder:
+                    clients.start_soon(client, builder)
+                    await arrived.wait()
+                closed.set()
+    assert {error.code for error in errors} == {"build.closed"}
+
+
+async def test_a_builder_says_that_it_is_not_open_and_can_be_opened_again(tmp_path: Path) -> None:
+    async with open_parts(tmp_path / "store") as parts:
+        builder = Builder(parts.store, parts.sandbox, parts.fetcher)
+        for _ in range(2):
+            for use in (builder.counters, builder.clean, partial(builder.build, stage(FIRST))):
+                with pytest.raises(BuildError) as caught:
+                    await use()
+                assert caught.value.code == "build.closed"
+            with pytest.raises(BuildError):
+                builder.drain()
+            async with builder:
+                await builder.build(stage(FIRST))
 
 
 class BodyError(Exception):

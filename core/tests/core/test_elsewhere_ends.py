@@ -7,13 +7,14 @@ import pytest
 from support.builds import Call, Events, Parts, ScriptedSandbox, open_parts, stage
 
 from obuilder._core.build import BuildContext
-from obuilder._core.elsewhere import Elsewhere
+from obuilder._core.elsewhere import Elsewhere, hold_followed
 from obuilder._core.inflight import Log
 from obuilder._core.pieces import Piece
 from obuilder._core.step_caches import locked_name
-from obuilder.errors import CommandFailed, SandboxError
+from obuilder.errors import CommandFailed, DatabaseError, SandboxError
 from obuilder.events import Event, Output
 from obuilder.locks import Locks
+from obuilder.testing._tools import new_id
 
 pytestmark = pytest.mark.anyio
 
@@ -27,6 +28,7 @@ class Followers:
 
     def __init__(self) -> None:
         self.told: list[Piece] = []
+        self.logs: list[Log] = []
         self.published = anyio.Event()
 
     have_left = False
@@ -35,6 +37,7 @@ class Followers:
         self.told.append(piece)
 
     def publish(self, log: Log) -> None:
+        self.logs.append(log)
         self.published.set()
 
 
@@ -111,6 +114,37 @@ async def test_what_a_slow_client_has_yet_to_read_is_not_lost_when_the_step_is_m
                 await made_again.wait()
                 may_read.set()
     assert b"".join(got) == b"first\nbegun\n" + whole + b"again\n"
+
+
+@pytest.mark.parametrize("end", ["error", "cancel"])
+async def test_who_follows_is_not_left_waiting_whatever_ends_the_wait(
+    tmp_path: Path, end: str
+) -> None:
+    followers = Followers()
+    read = b""
+    async with open_parts(tmp_path / "store") as parts:
+        locks = Locks(parts.store.state_dir / "locks")
+        id = new_id()
+
+        async def wait(scope: anyio.CancelScope) -> None:
+            with scope, pytest.raises(DatabaseError):
+                async with hold_followed(locks, id, store=parts.store, followers=followers):
+                    raise DatabaseError("it is locked")
+
+        with anyio.fail_after(60):
+            async with parts.store.build(id) as directory, anyio.create_task_group() as tasks:
+                async with locks.hold(id):
+                    (directory / "log").write_bytes(b"begun\n")
+                    locks.mark(id)
+                    scope = anyio.CancelScope()
+                    tasks.start_soon(wait, scope)
+                    await followers.published.wait()
+                    if end == "cancel":
+                        scope.cancel()
+                async for piece in followers.logs[0].follow():
+                    assert isinstance(piece, bytes)
+                    read += piece
+    assert read == b"begun\n"
 
 
 async def test_a_log_that_begins_as_anothers_does_is_not_taken_for_its_end(tmp_path: Path) -> None:

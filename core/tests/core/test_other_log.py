@@ -67,6 +67,16 @@ async def test_a_copy_that_others_remove_or_write_anew_is_read_to_its_end(
     assert descriptors() == before
 
 
+async def test_a_copy_that_cannot_be_read_is_an_error_that_says_which(
+    path: Path, tmp_path: Path
+) -> None:
+    log = OtherLog(path)
+    kept = tmp_path / "kept"
+    kept.symlink_to(path)
+    with pytest.raises(StoreError, match=f"cannot read the log {kept}: Too many levels"):
+        log.end_kept(kept, skipped=0)
+
+
 async def test_that_a_copy_was_not_kept_is_told(path: Path, tmp_path: Path) -> None:
     log = OtherLog(path)
     log.end_kept(tmp_path / "kept", skipped=0)

@@ -1,7 +1,7 @@
 """The builder: walks a spec's stages and asks the backends to make each step once."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from obuilder._core.stages import Stages, Wanted
 from obuilder._core.steps import Backends, run_step
 from obuilder._core.telling import Telling
 from obuilder._platforms import machine_platform
-from obuilder.errors import BuildError, StoreError
+from obuilder.errors import BuildError, ErrorKind, ObuilderError, StoreError
 from obuilder.events import EventSink
 from obuilder.interfaces import Fetcher, Sandbox, Store
 from obuilder.locks import Locks
@@ -104,7 +104,7 @@ class Builder:
         self._backends = Backends(store=store, sandbox=sandbox, fetcher=fetcher)
         self._store = store
         self._observer = observer
-        self._is_closed = False
+        self._is_open = False
         self._platform = platform or machine_platform()
 
     async def __aenter__(self) -> Self:
@@ -116,6 +116,7 @@ class Builder:
                 stack.push_async_callback(self._keep_reserve)
                 await self._open(stack, Locks(state / "locks"))
             self._stack = stack.pop_all()
+        self._is_open = True
         return self
 
     async def _open(self, stack: AsyncExitStack, locks: Locks) -> None:
@@ -151,7 +152,7 @@ class Builder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        self._is_closed = True
+        self._is_open = False
         self._tasks.cancel_scope.cancel()
         if isinstance(error, Exception):
             # The task group would wrap the body's own error in a group.
@@ -166,14 +167,13 @@ class Builder:
         in the infrastructure. Cancelling leaves the steps to their other clients;
         it returns when those that have none have been cleaned up.
         """
-        if self._is_closed:
-            raise BuildError("the builder is closed", code="build.closed")
-        context = context or BuildContext()
-        observer = BuildObserver(self._observer)
-        stages = self._stages(spec, context, observer)
-        async with observer.build(), stages.built(spec) as done:
-            await stages.telling.build_finished(done.id)
-            return BuildResult(id=done.id, path=done.path)
+        with self._opened():
+            context = context or BuildContext()
+            observer = BuildObserver(self._observer)
+            stages = self._stages(spec, context, observer)
+            async with observer.build(), stages.built(spec) as done:
+                await stages.telling.build_finished(done.id)
+                return BuildResult(id=done.id, path=done.path)
 
     def drain(self) -> None:
         """Begin no new step, and let those that run end and be saved.
@@ -181,7 +181,30 @@ class Builder:
         Builds go on through what is cached, and end with BuildError, `build.drained`, where they
         need a step that is not, also if another process is making that. Not to be undone.
         """
-        self._keeper.drain()
+        with self._opened():
+            self._keeper.drain()
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Raise `build.closed` unless the builder is open, also if the block fails for that."""
+        self._check_open()
+        try:
+            yield
+        except ObuilderError as error:
+            if error.kind is ErrorKind.INFRASTRUCTURE:  # a closed database, say
+                self._check_open(error)
+            raise
+
+    def _check_open(self, cause: ObuilderError | None = None) -> None:
+        if not self._is_open:
+            raise BuildError(
+                "the builder is closed, or has not been opened", code="build.closed"
+            ) from cause
+
+    @contextmanager
+    def _in_store(self) -> Iterator[None]:
+        with self._opened(), disk_errors(self._store.state_dir):
+            yield
 
     def _stages(self, spec: ast.Stage, context: BuildContext, observer: BuildObserver) -> Stages:
         platform = context.platform or self._platform
@@ -240,7 +263,7 @@ class Builder:
 
         StoreError if there is none, or if a build is using one of them.
         """
-        with disk_errors(self._store.state_dir):
+        with self._in_store():
             return await self._pruner.delete(id, on_delete=on_delete)
 
     async def prune(
@@ -251,12 +274,12 @@ class Builder:
         on_delete: Callable[[Id], None] | None = None,
     ) -> int:
         """Remove up to `limit` results without children last used before `before`."""
-        with disk_errors(self._store.state_dir):
+        with self._in_store():
             return await self._pruner.prune(before=before, limit=limit, on_delete=on_delete)
 
     async def clean(self, *, on_delete: Callable[[str], None] | None = None) -> int:
         """Remove every result and every cache that nothing uses; returns how many."""
-        with disk_errors(self._store.state_dir):
+        with self._in_store():
             return await self._pruner.clean(on_delete=on_delete)
 
     async def check(self, *, repair: bool = False) -> Report:
@@ -273,7 +296,7 @@ class Builder:
 
         StoreError if there is none, or it cannot be sent.
         """
-        with disk_errors(self._store.state_dir):
+        with self._in_store():
             await self._mover.export(id, sink)
 
     async def push(self, id: Id, receiver: "Builder") -> bool:
@@ -282,7 +305,7 @@ class Builder:
         By a stream of the stores' own if both speak one (btrfs, zfs), which sends only the
         difference where the other store has the base too. StoreError as `export` and `import_`.
         """
-        with disk_errors(self._store.state_dir):
+        with self._in_store():
             return await self._mover.push(id, receiver._mover)  # noqa: SLF001 - of the same class
 
     async def import_(self, id: Id, source: int) -> bool:
@@ -292,17 +315,18 @@ class Builder:
         one of the store's own and holds a difference. StoreError if it is damaged, cut
         off, or another result's, or its base is not here; then nothing has changed.
         """
-        with disk_errors(self._store.state_dir):
+        with self._in_store():
             return await self._mover.import_(id, source)
 
     async def counters(self) -> Counters:
         """The state of the store and the work of this builder."""
-        return Counters(
-            items=await self._database.count(),
-            hits=self._keeper.hits,
-            misses=self._keeper.misses,
-            free_percent=await self._store.df(),
-        )
+        with self._in_store():
+            return Counters(
+                items=await self._database.count(),
+                hits=self._keeper.hits,
+                misses=self._keeper.misses,
+                free_percent=await self._store.df(),
+            )
 
 
 def _has_namesakes(stage: ast.Stage) -> bool:

@@ -98,6 +98,11 @@ class Elsewhere:
         self._log.grow()
         self._followers.publish(self._log)
 
+    def end(self) -> None:
+        """Whatever came in between, nobody waits for the rest of a log."""
+        if self._log is not None:
+            self._log.end()
+
     def tell(self, wait: Wait) -> None:
         """Tell the followers now, also while they follow a log."""
         self._waited = True
@@ -157,6 +162,7 @@ async def hold_followed(
     elsewhere = Elsewhere(locks, id, store=store, followers=followers)
     failure: Exception | None = None
     async with AsyncExitStack() as held:
+        held.callback(elsewhere.end)
         if not held.enter_context(locks.try_hold(id)):
             elsewhere.meet()
             async with anyio.create_task_group() as tasks:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
 
 from obuilder._core.disk import disk_errors
 from obuilder._core.pieces import Piece, Wait
+from obuilder.errors import StoreError
 
 __all__ = ["OtherLog"]
 
@@ -50,27 +52,30 @@ class OtherLog:
     def end_gone(self) -> None:
         """No more will come, and what nobody has read yet is gone."""
         self._path = None
-        self._end()
+        self.end()
 
     def end_saved(self, path: Path) -> None:
-        """The whole lies at `path`, which stays for as long as it is followed. OSError."""
-        self._path, self._identity = path, None
-        self._size = path.stat().st_size if path.exists() else self._size
-        self._end()
+        """The whole lies at `path`, which stays for as long as it is followed. StoreError."""
+        with _reading(path):
+            size = path.stat().st_size if path.exists() else self._size
+        self._path, self._identity, self._size = path, None, size
+        self.end()
 
     def end_kept(self, path: Path, *, skipped: int) -> None:
-        """A copy, less its first `skipped` bytes, is at `path`; others may remove it. OSError."""
-        self._path = None
+        """A copy less its first `skipped` bytes is at `path`; others may remove it. StoreError."""
         try:
-            self._copy = os.open(path, _FLAGS)
+            with _reading(path):
+                self._copy = os.open(path, _FLAGS)
         except FileNotFoundError:
+            self._path = None
             self.tell("the log of this step was not kept")
         else:
-            self._skipped = skipped
+            self._path, self._skipped = None, skipped
             self._size = os.fstat(self._copy).st_size + skipped
-        self._end()
+        self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """No more will come; what is there can be read for as long as it is there."""
         self._ended = True
         self._wake()
 
@@ -111,12 +116,12 @@ class OtherLog:
         if start < self._skipped:
             return b""  # `follow` tells
         if self._copy is not None:
-            with disk_errors():
+            with _reading("that was kept"):
                 return os.pread(self._copy, length, start - self._skipped)
         if self._path is None:
             return b""
         try:
-            with disk_errors():
+            with _reading(self._path):
                 descriptor = os.open(self._path, _FLAGS)
         except FileNotFoundError:  # as in `grow`
             return b""
@@ -124,7 +129,7 @@ class OtherLog:
             status = os.fstat(descriptor)
             if self._identity not in {None, (status.st_dev, status.st_ino)}:
                 return b""
-            with disk_errors():
+            with _reading(self._path):
                 return os.pread(descriptor, length, start)
         finally:
             os.close(descriptor)
@@ -132,3 +137,15 @@ class OtherLog:
     def _wake(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
+
+
+@contextmanager
+def _reading(log: Path | str) -> Iterator[None]:
+    """Raise StoreError for what the block cannot read; FileNotFoundError passes."""
+    with disk_errors():
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot read the log {log}: {error.strerror}") from error

@@ -62,8 +62,8 @@ def tenure_of(result: Path) -> Tenure | None:
     Blocking. OSError if the file is there and cannot be read.
     """
     try:
-        inode, time_ns = _parsed(result / SIDE_FILE)["tenure"]
-        return int(inode), int(time_ns)
+        inode, turn = _parsed(result / SIDE_FILE)["tenure"]
+        return int(inode), int(turn)
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None  # it was not made here, or is damaged: `read_side_file` tells
 
