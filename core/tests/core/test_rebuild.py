@@ -4,8 +4,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +215,28 @@ async def test_another_program_that_has_it_open_is_noticed(
                 await opened.rebuild_database()
         refused(before, database, caught.value, "database.in-use")
         await opened.rebuild_database()
+
+
+async def test_another_program_that_opens_it_meanwhile_is_noticed(
+    ids: list[Id], root: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = database.read_bytes()
+    with ExitStack() as others:
+        async with checker(root) as opened:
+            list_results = opened._store.results
+
+            async def results() -> Sequence[Id]:
+                others.enter_context(another_program(database))
+                return await list_results()
+
+            monkeypatch.setattr(opened._store, "results", results)
+            with pytest.raises(DatabaseError) as caught:
+                await opened.rebuild_database()
+            refused(before, database, caught.value, "database.in-use")
+            assert list(database.parent.glob("*.new*")) == []
+            monkeypatch.undo()
+            others.close()
+            await opened.rebuild_database()
 
 
 async def test_a_lock_that_somebody_holds_refuses_it(

@@ -86,8 +86,7 @@ async def _rebuilt(store: Store[Any], locks: Locks) -> Sequence[str]:
         with naming_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             alone.enter_context(taking_over(path.parent))
-            if others_have_open(path):
-                raise _in_use(f"another program has {path} open")
+            _refuse_others(path)
         traces = locks.abandoned()
         for name in locks.names():
             if not alone.enter_context(locks.try_hold(name, trace=traces.get(name))):
@@ -99,6 +98,11 @@ async def _rebuilt(store: Store[Any], locks: Locks) -> Sequence[str]:
     if aside:
         notes.append(f"the old database is {aside}")
     return notes
+
+
+def _refuse_others(path: Path) -> None:
+    if others_have_open(path):
+        raise _in_use(f"another program has {path} open")
 
 
 def _in_use(what: str) -> DatabaseError:
@@ -162,6 +166,7 @@ def _replace(path: Path, entries: Mapping[Id, _Entry]) -> Path | None:
     existed = os.path.lexists(path)
     try:
         _write(new, entries)
+        _refuse_others(path)  # reading the results may have taken long
         for part in _LOGS:  # of which then only these names remain
             if path.with_name(path.name + part).is_file():
                 os.link(path.with_name(path.name + part), aside.with_name(aside.name + part))
