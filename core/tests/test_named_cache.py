@@ -352,13 +352,15 @@ async def test_what_is_being_removed_is_locked_and_the_cache_is_not(
         tasks.start_soon(discard if what == "a-copy" else delete)
         await store.begun.wait()
         (leftover,) = await caches.leftovers()
-        with locks.try_hold(leftover.key) as free:
-            assert not free
-        with anyio.fail_after(60):
-            async with open_caches(tmp_path).use("c", user=ROOT) as copy:
-                assert os.listdir(copy) == (["old"] if what == "a-copy" else [])
-                (copy / "new").touch()
-        store.may_end.set()
+        try:
+            with locks.try_hold(leftover.key) as free:
+                assert not free
+            with anyio.fail_after(60):
+                async with open_caches(tmp_path).use("c", user=ROOT) as copy:
+                    assert os.listdir(copy) == (["old"] if what == "a-copy" else [])
+                    (copy / "new").touch()
+        finally:
+            store.may_end.set()
     assert await caches.leftovers() == []
     async with caches.use("c", user=ROOT) as copy:
         assert "new" in os.listdir(copy)
