@@ -1,4 +1,4 @@
-"""Caches: names that are safe as file names, private copies, the first release wins."""
+"""Caches: private copies, the first release wins, and what is removed is in nobody's way."""
 
 import json
 import os
@@ -8,8 +8,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from obuilder import durable, named_cache
 from obuilder.errors import CacheBusy, StoreError
@@ -18,15 +16,11 @@ from obuilder.named_cache import (
     CacheNaming,
     NamedCaches,
     damaged_records,
-    escape_name,
     remove_record,
     remove_unfinished,
-    unescape_name,
 )
 from obuilder.process import call
 from obuilder.types import ROOT, LeftoverKind, User
-
-TEXTS = st.binary(max_size=250).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 
 
 class Directories:
@@ -56,66 +50,6 @@ def open_caches(root: Path, store: Directories | None = None, *, prefix: str = "
     return NamedCaches(
         store or Directories(), root, root / "state", naming=CacheNaming(prefix=prefix)
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "plain", "prefixed"),
-    [
-        ("apt", "apt", "c-apt"),
-        ("a-b_c.D0", "a-b%5fc.D0", "c-a-b%5fc.D0"),
-        ("..", "%2e.", "c-.."),
-        (".", "%2e", "c-."),
-        ("a/b", "a%2fb", "c-a%2fb"),
-        ("", "%", "c-"),
-        ("%", "%25", "c-%25"),
-        ("é\udcff", "%c3%a9%ff", "c-%c3%a9%ff"),
-        ("A B", "A%20B", "c-A%20B"),
-    ],
-)
-def test_names_are_escaped_as_obuilder_does(name: str, plain: str, prefixed: str) -> None:
-    # An underscore is among the bytes that stay.
-    plain, prefixed = plain.replace("%5f", "_"), prefixed.replace("%5f", "_")
-    assert escape_name(name) == plain
-    assert escape_name(name, prefix="c-") == prefixed
-    assert unescape_name(plain) == unescape_name(prefixed, prefix="c-") == name
-
-
-@given(TEXTS, TEXTS, st.sampled_from(["", "c-"]))
-def test_escaped_names_are_distinct_short_file_names(one: str, other: str, prefix: str) -> None:
-    first, second = escape_name(one, prefix=prefix), escape_name(other, prefix=prefix)
-    assert (first == second) == (one == other)
-    assert len(first) <= 220
-    assert first not in ("", ".", "..")
-    assert first.isascii()
-    assert "/" not in first
-
-
-@given(TEXTS, st.sampled_from(["", "c-"]))
-def test_a_name_comes_back_unless_it_was_shortened(name: str, prefix: str) -> None:
-    escaped = escape_name(name, prefix=prefix)
-    if len(escaped) <= 200:
-        assert unescape_name(escaped, prefix=prefix) == name
-
-
-def test_a_long_name_keeps_its_start_and_a_hash() -> None:
-    escaped = escape_name("x" * 201)
-    assert escaped.startswith("x" * 150 + "-")
-    assert len(escaped) == 150 + 1 + 64
-    assert escape_name("x" * 200) == "x" * 200
-    assert escape_name(escaped) != escaped
-
-
-@given(TEXTS, TEXTS, st.integers(80, 255))
-def test_names_fit_where_there_is_less_room_and_stay_distinct(
-    one: str, other: str, room: int
-) -> None:
-    naming = CacheNaming(prefix="c-", mark=":", room_bytes=room)
-    first, second = naming.escape(one), naming.escape(other)
-    assert len(first) <= room
-    assert "%" not in first
-    assert (first == second) == (one == other)
-    if len(first) < 80:
-        assert naming.unescape(first) == one
 
 
 @pytest.mark.anyio
@@ -380,3 +314,69 @@ async def test_who_is_cancelled_keeps_what_it_can_release_soon(tmp_path: Path) -
                 await anyio.wait_all_tasks_blocked()
     assert kept == [True]
     assert list(await caches.names()) == ["c"]
+
+
+class Stalling(Directories):
+    """Begins to remove, and goes on when it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = anyio.Event(), anyio.Event()
+
+    async def remove_cache(self, path: Path) -> None:
+        if path.exists():
+            self.begun.set()
+            await self.may_end.wait()
+        await super().remove_cache(path)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("what", ["a-copy", "the-cache"])
+async def test_what_is_being_removed_is_locked_and_the_cache_is_not(
+    tmp_path: Path, what: str
+) -> None:
+    async with open_caches(tmp_path).use("c", user=ROOT) as copy:
+        (copy / "old").touch()
+    store = Stalling()
+    caches, locks = open_caches(tmp_path, store), Locks(tmp_path / "state" / "locks")
+    left = tmp_path / "cache-tmp" / "0123456789ab-c"
+
+    async def discard() -> None:
+        left.mkdir()
+        with locks.try_hold(f"copy-{left.name}"):
+            await caches.discard(left)
+
+    async def delete() -> None:
+        await caches.delete("c")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(discard if what == "a-copy" else delete)
+        await store.begun.wait()
+        (leftover,) = await caches.leftovers()
+        try:
+            with locks.try_hold(leftover.key) as free:
+                assert not free
+            with anyio.fail_after(60):
+                async with open_caches(tmp_path).use("c", user=ROOT) as copy:
+                    assert os.listdir(copy) == (["old"] if what == "a-copy" else [])
+                    (copy / "new").touch()
+        finally:
+            store.may_end.set()
+    assert await caches.leftovers() == []
+    async with caches.use("c", user=ROOT) as copy:
+        assert "new" in os.listdir(copy)
+
+
+@pytest.mark.anyio
+async def test_a_copy_that_cannot_be_removed_fails_no_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Resisting(Directories):
+        async def remove_cache(self, path: Path) -> None:
+            if path.exists():
+                raise StoreError(f"{path} resists")
+
+    for _ in range(2):
+        async with open_caches(tmp_path, Resisting()).use("c", user=ROOT):
+            pass
+    (leftover,) = await open_caches(tmp_path).leftovers()
+    assert f"{leftover.path} resists" in caplog.text

@@ -240,8 +240,8 @@ class DirectoryStore(Store[C]):
             raise StoreError(f"{path} is not a leftover of the store {self._root}")
         if path.parent != self._temporary:
             await self._caches.discard(path)
-            return
-        with anyio.CancelScope(shield=True):
+        else:
+            # Whoever is cancelled leaves a rest that is found again.
             await self.remove_tree(path)
 
     async def create_cache(self, path: Path, user: User) -> None:

@@ -145,7 +145,10 @@ class Store(ABC, Generic[C]):
 
     @abstractmethod
     async def delete_cache(self, name: str) -> None:
-        """Remove a cache if there is one. CacheBusy while a copy of it is in use."""
+        """Remove a cache if there is one. CacheBusy while a copy of it is in use.
+
+        On failure, cancellation and death: it is whole, or gone, or a leftover.
+        """
 
     @abstractmethod
     async def complete_deletes(self) -> None:
@@ -166,6 +169,8 @@ class Store(ABC, Generic[C]):
         Before: the caller holds the lock of its key, so its maker is dead or done. CacheBusy
         for a copy of a cache that cannot go now, because another is copying that cache: it
         stays for the next who looks.
+        On failure, another StoreError: it stays a leftover, which is told, and in the way of
+        nobody who does not need its place. Cancellation: so too.
         """
 
     async def results(self) -> Sequence[Id]:

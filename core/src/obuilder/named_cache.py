@@ -6,20 +6,20 @@ store whose caches are no plain directories also overrides what `NamedCaches`
 has as public methods for it.
 """
 
-import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import anyio
 import anyio.to_thread
 
+from obuilder._cache_naming import CacheNaming, escape_name, unescape_name
 from obuilder.durable import exchange, sync_file_system, write_file
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.locks import Locks, Trace
@@ -39,9 +39,8 @@ __all__ = [
 RELEASE_S = 1.0
 """How long a cancelled step may wait for its cache, which another is copying, to release it."""
 
-_LONGEST = 200
-_KEPT = 150
-_DIGEST_BYTES = 1 + 2 * hashlib.sha256().digest_size
+_logger = logging.getLogger(__name__)
+
 _RECORDS = "caches"
 # What `write_file` names the file that is to become the record.
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9]+\.tmp")
@@ -58,56 +57,6 @@ class CacheOperations(Protocol):
 
     async def remove_cache(self, path: Path) -> None:
         """Remove a cache or a copy of one; nothing if it is gone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheNaming:
-    """How the names of caches become file names: bytes outside `[-._A-Za-z0-9]` as `%xx`.
-
-    With a prefix (btrfs: `c-`) a leading dot stays, as OBuilder has it; without
-    one it is escaped, and the empty name is `%`, which nothing else becomes. A
-    name over 200 bytes escaped keeps its first 150 and a SHA-256 of the whole.
-    """
-
-    prefix: str = ""
-    mark: str = "%"
-    """What stands before the two digits: `:` where the file system knows no `%`."""
-    room_bytes: int = 255
-    """The most that a file name may take, prefix included; at least 80."""
-
-    def escape(self, name: str) -> str:
-        """A cache's file name."""
-        raw, mark = name.encode("utf-8", "surrogateescape"), self.mark.encode()
-        escaped = re.sub(rb"[^-._A-Za-z0-9]", lambda m: b"%s%02x" % (mark, m.group()[0]), raw)
-        text = escaped.decode()
-        if not self.prefix:
-            if text.startswith("."):
-                text = f"{self.mark}2e{text[1:]}"
-            text = text or self.mark
-        room = self.room_bytes - len(self.prefix)
-        if len(text) > min(_LONGEST, room):
-            kept = min(_KEPT, room - _DIGEST_BYTES)
-            text = f"{text[:kept]}-{hashlib.sha256(raw).hexdigest()}"
-        return self.prefix + text
-
-    def unescape(self, file_name: str) -> str:
-        """The cache's name; of a shortened one, what can be read of it."""
-        escaped = file_name.removeprefix(self.prefix)
-        if escaped == self.mark:
-            return ""
-        pattern = re.escape(self.mark.encode()) + rb"([0-9a-f]{2})"
-        raw = re.sub(pattern, lambda m: bytes([int(m.group(1), 16)]), escaped.encode())
-        return raw.decode("utf-8", "surrogateescape")
-
-
-def escape_name(name: str, *, prefix: str = "") -> str:
-    """A cache's file name by the usual naming."""
-    return CacheNaming(prefix=prefix).escape(name)
-
-
-def unescape_name(file_name: str, *, prefix: str = "") -> str:
-    """The name of the cache that a file name is of."""
-    return CacheNaming(prefix=prefix).unescape(file_name)
 
 
 class NamedCaches:
@@ -156,6 +105,15 @@ class NamedCaches:
         else:
             copy.rename(current)
 
+    async def withdraw(self, current: Path, copy: Path) -> None:
+        """Make the current version a copy, or remove it at once, under the cache's lock.
+
+        StoreError or OSError. What lies at `copy` afterwards is removed next. A crash must leave
+        it whole, or gone, or among the copies. Nothing if there is no current version.
+        """
+        with suppress(FileNotFoundError):
+            current.rename(copy)
+
     async def salvage(self, copy: Path, current: Path) -> None:
         """End or undo what a crash left of `replace`, under the cache's lock. StoreError.
 
@@ -186,7 +144,14 @@ class NamedCaches:
             finally:
                 with anyio.CancelScope(shield=True):
                     # The copy that lost, or the version that was replaced.
-                    await self._store.remove_cache(copy)
+                    await self._remove_used(copy)
+
+    async def _remove_used(self, copy: Path) -> None:
+        try:
+            await self._store.remove_cache(copy)
+        except StoreError as error:
+            # What the step did, or a step before it, counts more; the cache has been released.
+            _logger.warning("%s stays, and the next to open the store removes it: %s", copy, error)
 
     async def _release(self, name: str, copy: Path, generation: int) -> None:
         file_name = self._naming.escape(name)
@@ -215,18 +180,36 @@ class NamedCaches:
         return kept
 
     async def delete(self, name: str) -> None:
-        """Remove a cache. CacheBusy while a copy of it is in use."""
+        """Remove a cache. CacheBusy while a copy of it is in use.
+
+        It is a leftover from the moment on that it is no cache any more: however long the
+        removal takes, and however it ends, nobody finds half of one. StoreError.
+        """
         file_name = self._naming.escape(name)
-        with self._locks.try_hold(f"users-{file_name}") as free:
-            if not free:
-                raise CacheBusy(f"cache {name!r} is in use", hint="try again when its steps ended")
-            async with self._locks.hold(f"cache-{file_name}"):
-                # The record stays: its generation must never be used twice.
-                await self._store.remove_cache(self._current / file_name)
-                # What OBuilder called so without escaping or shortening it; no step uses these.
-                for other in await self._files():
-                    if other != file_name and self._name(other) == name:
-                        await self._store.remove_cache(self._current / other)
+        async with AsyncExitStack() as held:
+            copies: list[Path] = []
+            with self._locks.try_hold(f"users-{file_name}") as free:
+                if not free:
+                    hint = "try again when its steps ended"
+                    raise CacheBusy(f"cache {name!r} is in use", hint=hint)
+                async with self._locks.hold(f"cache-{file_name}"):
+                    # The record stays: its generation must never be used twice.
+                    # What OBuilder called so without escaping or shortening it no step uses.
+                    also = [each for each in await self._files() if self._name(each) == name]
+                    for each in {file_name, *also}:
+                        copy = self._copies / f"{secrets.token_hex(6)}-{file_name}"
+                        await held.enter_async_context(self._locks.hold(f"copy-{copy.name}"))
+                        copies.append(copy)
+                        await self._withdraw(self._current / each, copy)
+            for copy in copies:
+                await self._store.remove_cache(copy)
+
+    async def _withdraw(self, current: Path, copy: Path) -> None:
+        try:
+            with anyio.CancelScope(shield=True):
+                await self.withdraw(current, copy)
+        except OSError as error:
+            raise StoreError(f"cannot rename {current} to {copy}: {error.strerror}") from error
 
     async def names(self) -> Sequence[str]:
         """The names of all caches that exist."""
@@ -258,7 +241,9 @@ class NamedCaches:
                 )
             with anyio.CancelScope(shield=True):
                 await self.salvage(copy, self._current / file_name)
-                await self._store.remove_cache(copy)
+        # Without that lock, which every step with the cache needs; the copy's own, which the
+        # caller holds, keeps others off.
+        await self._store.remove_cache(copy)
 
     async def _publish(self, name: str, copy: Path, *, generation: int) -> None:
         file_name = self._naming.escape(name)

@@ -137,7 +137,11 @@ class PlainStore(DirectoryStore[C]):
         try:
             await remove_directory(path)
         except ProcessError as error:
-            raise StoreError(f"cannot remove {path}: {error.what}") from error
+            raise StoreError(
+                f"cannot remove {path}: {error.what}",
+                hint="unmount what is mounted there (findmnt), and let go of what is protected"
+                " (chattr -R -i); then: obuilder fsck --repair",
+            ) from error
 
     async def complete_deletes(self) -> None:
         await anyio.to_thread.run_sync(_free_deleted, self.root)

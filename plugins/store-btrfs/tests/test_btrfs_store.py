@@ -157,6 +157,16 @@ async def test_nested_subvolumes_in_a_cache_can_be_deleted(open_store: OpenStore
         assert await store.caches() == []
 
 
+async def test_a_cache_that_obuilder_left_read_only_is_deleted(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        async with store.cache("c", user=ROOT) as path:
+            (path / "file").touch()
+        await subvolume.set_read_only(store.root / "cache" / "c-c", value=True)
+        await store.delete_cache("c")
+        assert await store.caches() == []
+        assert await store.leftovers() == []
+
+
 async def test_caches_are_named_as_obuilder_names_them(open_store: OpenStore) -> None:
     async with open_store() as store:
         async with store.cache(".a/b", user=ROOT):

@@ -111,7 +111,7 @@ async def test_what_cannot_be_removed_of_a_large_result_is_told(open_store: Open
                 os.mkdir(name)
                 Path(os.fsdecode(name), "file").touch()
         await run(["chattr", "+i", str(store.root / "result" / id / "rootfs" / "0" / "file")])
-        with pytest.raises(StoreError, match=r"Operation not permitted"):
+        with pytest.raises(StoreError, match=r"rootfs/0/file': Operation not permitted"):
             await store.delete(id)
         (kept,) = [each for each in (store.root / "result-tmp").rglob("*") if each.is_file()]
         await run(["chattr", "-i", str(kept)])

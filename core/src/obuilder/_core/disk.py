@@ -38,6 +38,7 @@ __all__ = [
     "full",
     "has_room",
     "is_full",
+    "is_of_disk",
     "trouble_of",
     "update_in_place",
 ]
@@ -107,6 +108,7 @@ OPEN_FILES = Trouble(
     words=(b"Too many open files",),
 )
 _TROUBLES = (_FULL, _READ_ONLY, _FAILING, _VANISHED, OPEN_FILES)
+_CODES = frozenset(trouble.code for trouble in _TROUBLES)
 _OPEN_CODES = frozenset(
     {"store.location", "store.log-write", "store.stream", "sandbox.bundle", "sandbox.state-dir"}
 )
@@ -128,6 +130,11 @@ def disk_errors(state_dir: Path | None = None) -> Iterator[None]:
         raise StoreError(
             f"{trouble.what}: {_said(error)}", hint=trouble.hint, code=trouble.code
         ) from error
+
+
+def is_of_disk(error: ObuilderError, state_dir: Path) -> bool:
+    """Whether the store's disk is to blame for an error, so that others would meet it too."""
+    return error.code in _CODES or _trouble(error, state_dir) is not None
 
 
 def full(what: str) -> StoreError:
@@ -235,8 +242,7 @@ def _lacks(directory: Path, size_bytes: int) -> bool:
 
 
 def _trouble(error: Exception, state_dir: Path | None) -> Trouble | None:
-    known = {trouble.code for trouble in _TROUBLES}
-    if isinstance(error, ObuilderError) and error.code in known:
+    if isinstance(error, ObuilderError) and error.code in _CODES:
         return None
     if state_dir is not None and (lost := _lost(state_dir)):
         return lost

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 
 from obuilder._core.database.db import Database
+from obuilder._core.disk import is_of_disk
 from obuilder._core.reserve import Reserve
 from obuilder.errors import CacheBusy, StoreError
 from obuilder.interfaces import Store
@@ -53,18 +54,7 @@ class Pruner:
                 raise StoreError(f"there is no result {id}", code="store.unknown-id")
             if not free:
                 raise _in_use(id)
-            order: list[Id] = []
-            rest = [id]
-            # Before the first one goes: it is all of them or none. Of more than can be held a build
-            # comes to the others by way of these; only who sends or prunes one does not.
-            while rest:
-                order.append(each := rest.pop())
-                with ExitStack() as looked_at:
-                    keeping = held if len(order) <= _HELD else looked_at
-                    if each != id and not keeping.enter_context(self._alone(each)):
-                        raise _in_use(each)
-                    # Under its lock: nobody builds on it any more.
-                    rest.extend(await self._database.children(each))
+            order = await self._descent(id, held)
             for each in reversed(order[_HELD:]):
                 if not await self._remove(each, on_delete):
                     raise _in_use(each)
@@ -73,6 +63,27 @@ class Pruner:
                     raise _in_use(each)
         await self._store.complete_deletes()
         return len(order)
+
+    async def _descent(self, id: Id, held: ExitStack) -> list[Id]:
+        """A result and all that was built on it, parents first; as many as can be are held."""
+        order: list[Id] = []
+        rest = [id]
+        is_circle = False
+        # Before the first one goes: it is all of them or none. Of more than can be held a build
+        # comes to the others by way of these; only who sends or prunes one does not.
+        while rest:
+            order.append(each := rest.pop())
+            with ExitStack() as looked_at:
+                keeping = held if len(order) <= _HELD else looked_at
+                if each != id and not keeping.enter_context(self._alone(each)):
+                    raise _in_use(each)
+                # Under its lock: nobody builds on it any more.
+                children = await self._database.children(each)
+                is_circle = is_circle or id in children
+                rest.extend(child for child in children if child != id)
+        if is_circle:  # by a record that was damaged: as it is, none of them could go
+            await self._database.cut(id)
+        return order
 
     async def prune(
         self, *, before: datetime | None, limit: int, on_delete: OnDelete | None = None
@@ -101,10 +112,12 @@ class Pruner:
         try:
             return await self._remove(id, on_delete)
         except StoreError as error:
-            # By a clone that the database does not know as its child.
-            if error.code != "store.in-use":
+            if error.code == "store.in-use":  # by a clone that the database does not know of
+                _logger.info("%s", error)
+                return False
+            if is_of_disk(error, self._store.state_dir):
                 raise
-            _logger.info("%s", error)
+            _logger.warning("%s", error)
             return False
 
     async def _tell_of_the_future(self, before: datetime) -> None:
@@ -126,6 +139,11 @@ class Pruner:
                 await self._store.delete_cache(name)
             except CacheBusy:
                 _logger.warning("cache %s stays: a step is using it", name)
+                continue
+            except StoreError as error:
+                if is_of_disk(error, self._store.state_dir):
+                    raise
+                _logger.warning("%s", error)
                 continue
             if on_delete:
                 on_delete(f"cache {name}")
@@ -167,7 +185,13 @@ class Pruner:
         if on_delete:
             on_delete(id)
         with anyio.CancelScope(shield=True):
-            await self._store.delete(id)
+            try:
+                await self._store.delete(id)
+            except StoreError:
+                # What could not be removed is a leftover then, and no result.
+                if await self._store.result(id) is None:
+                    await self._database.remove(id)
+                raise
             await self._database.remove(id)
         self._removed += 1
         if self._reserve.is_given_up and self._removed % _ROUND == 0:

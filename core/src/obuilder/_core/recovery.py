@@ -15,9 +15,10 @@ from typing import Any
 import anyio.to_thread
 
 from obuilder._core.database.db import Database
+from obuilder._core.disk import is_of_disk
 from obuilder._core.record import read_side_file
 from obuilder._core.steps import Backends
-from obuilder.errors import CacheBusy, StoreError
+from obuilder.errors import CacheBusy, ProcessError, StoreError
 from obuilder.interfaces import Store
 from obuilder.locks import Locks
 from obuilder.named_cache import remove_unfinished
@@ -57,17 +58,32 @@ async def _recover_one(
 ) -> None:
     for leftover in leftovers:
         _logger.warning("removing a %s that a dead builder left: %s", leftover.kind, key)
-        place = backends.sandbox if leftover.kind is LeftoverKind.CONTAINER else backends.store
-        try:
-            await place.discard(leftover)
-        except CacheBusy as error:  # with a large one that may take minutes
-            _logger.warning("%s", error.what)
+        if leftover.kind is LeftoverKind.CONTAINER:
+            # What it may write into is not removed before it has ended.
+            await backends.sandbox.discard(leftover)
+        else:
+            await _discard(leftover, backends.store)
     if not _ID.fullmatch(key):
         return
     id = Id(key)
     scratch = backends.store.state_dir / "scratch" / id
     await anyio.to_thread.run_sync(lambda: shutil.rmtree(scratch, ignore_errors=True))
     await _settle(id, backends.store, database)
+
+
+async def _discard(leftover: Leftover, store: Store[Any]) -> None:
+    try:
+        await store.discard(leftover)
+    except CacheBusy as error:  # with a large one that may take minutes
+        _logger.warning("%s", error.what)
+    except (StoreError, ProcessError) as error:
+        if is_of_disk(error, store.state_dir):
+            raise
+        # Whoever needs its place is told the same as an error; the others go on.
+        _logger.warning(
+            "%s\n  it stays: `obuilder fsck` tells of it, and a build that needs its place fails",
+            error,
+        )
 
 
 async def _settle(id: Id, store: Store[Any], database: Database) -> None:

@@ -14,6 +14,7 @@ import anyio
 
 from obuilder.directory_store import DirectoryStore, absolute_location, run_tool
 from obuilder.errors import ConfigError, StoreError
+from obuilder.named_cache import CacheNaming, NamedCaches
 from obuilder.types import Id, Leftover, LeftoverKind
 from obuilder_store_btrfs import stream, subvolume
 from obuilder_store_btrfs.usage import free_percent
@@ -69,6 +70,10 @@ class BtrfsStore(DirectoryStore["BtrfsStore.Config"]):
         super().__init__(root, cache_prefix=cache_prefix)
         self._publishing = self.state_dir / "publishing"
         self._publishing.mkdir(exist_ok=True)
+
+    def named_caches(self, prefix: str) -> NamedCaches:
+        naming = CacheNaming(prefix=prefix)
+        return _Caches(self, self._root, self.state_dir, naming=naming)
 
     async def create_tree(self, path: Path) -> None:
         await subvolume.create(path)
@@ -149,10 +154,7 @@ class BtrfsStore(DirectoryStore["BtrfsStore.Config"]):
             raise StoreError(f"cannot tell the free space of {self.root}: {error}") from error
 
     async def clone_cache(self, source: Path, target: Path) -> None:
-        # OBuilder leaves its caches read-only, and the kernel renames no such subvolume: it
-        # could not be replaced when the copy is released.
-        if subvolume.is_subvolume(source) and subvolume.is_read_only(source):
-            await subvolume.set_read_only(source, value=False)
+        await _make_movable(source)  # it could not be replaced when the copy is released
         await super().clone_cache(source, target)
 
     async def size_added(self, id: Id) -> int | None:
@@ -201,6 +203,18 @@ class BtrfsStore(DirectoryStore["BtrfsStore.Config"]):
             # Without a result its builder may be alive, before the rename.
             if await self.result(Id(marker.name)) is not None:
                 marker.unlink(missing_ok=True)
+
+
+class _Caches(NamedCaches):
+    async def withdraw(self, current: Path, copy: Path) -> None:
+        await _make_movable(current)
+        await super().withdraw(current, copy)
+
+
+async def _make_movable(cache: Path) -> None:
+    # OBuilder leaves its caches read-only, and the kernel renames no such subvolume.
+    if subvolume.is_subvolume(cache) and subvolume.is_read_only(cache):
+        await subvolume.set_read_only(cache, value=False)
 
 
 async def _protect(result: Path) -> None:

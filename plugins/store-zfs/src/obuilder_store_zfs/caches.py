@@ -81,10 +81,17 @@ class ZfsCaches(NamedCaches):
                 if not error.is_missing:
                     raise
 
+    async def withdraw(self, current: Path, copy: Path) -> None:
+        del copy  # a data set goes at once, and whole
+        await self._store.remove_cache(current)
+
     async def salvage(self, copy: Path, current: Path) -> None:
         released = await self._snapshots(copy)
         if not released:
-            return  # nothing had begun
+            # Nothing had begun. Still under the lock: a release may give other copies the
+            # cache's snapshots for a moment, and must find these copies there.
+            await self._store.remove_cache(copy)
+            return
         found = await self._snapshots(current)
         if found is None and SNAPSHOT in released:
             await self._move(copy, current)

@@ -45,6 +45,9 @@ T = TypeVar("T")
 # DATETIME has NUMERIC affinity: only text that is no number is compared as text.
 _NEVER = "9999-12-31"
 
+_ONE_CHILD_FEWER = (
+    "UPDATE builds SET rc = rc - 1 WHERE id = (SELECT parent FROM builds WHERE id = ?)"
+)
 _COLUMNS = "op, context, preimage, duration_s, size_bytes, digest, platform"
 
 
@@ -197,12 +200,18 @@ class Database:
 
         def work() -> None:
             with self._transaction() as db:
-                db.execute(
-                    "UPDATE builds SET rc = rc - 1 WHERE id ="
-                    " (SELECT parent FROM builds WHERE id = ?)",
-                    (id,),
-                )
+                db.execute(_ONE_CHILD_FEWER, (id,))
                 db.execute("DELETE FROM builds WHERE id = ?", (id,))
+
+        await self._run(work)
+
+    async def cut(self, id: Id) -> None:
+        """Forget what a result was built on, which has one child fewer then."""
+
+        def work() -> None:
+            with self._transaction() as db:
+                db.execute(_ONE_CHILD_FEWER, (id,))
+                db.execute("UPDATE builds SET parent = NULL WHERE id = ?", (id,))
 
         await self._run(work)
 
