@@ -202,7 +202,7 @@ class Pruner:
 
 def _in_use(id: Id) -> StoreError:
     return StoreError(
-        f"result {id} is in use by a running build",
+        f"result {id} is in use, by a build or by a command that removes or sends it",
         code="store.in-use",
-        hint="try again when the build has ended",
+        hint="try again when that has ended",
     )
