@@ -1,12 +1,14 @@
 """A file that must survive a crash is whole and old, or whole and new."""
 
+import ctypes
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from obuilder.durable import sync_directory, sync_file_system, write_file
+from obuilder.durable import exchange, sync_directory, sync_file_system, write_file
 
 
 def test_a_file_is_written_with_its_mode(tmp_path: Path) -> None:
@@ -45,6 +47,23 @@ def test_data_is_on_disk_before_the_name_is(
     monkeypatch.setattr(os, "fsync", fsync)
     write_file(path, b"new")
     assert seen == [("file", b"old"), ("directory", b"new")]
+
+
+@pytest.mark.parametrize("function", ["renameat2", "syscall"])
+def test_two_names_are_exchanged_by_what_the_c_library_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    only = SimpleNamespace(**{function: getattr(libc, function)})
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: only)
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("one")
+    other.mkdir()
+    assert exchange(one, other)
+    assert one.is_dir()
+    assert other.read_text() == "one"
+    with pytest.raises(FileNotFoundError):
+        exchange(one, tmp_path / "none")
 
 
 def test_a_failure_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Locks that dead processes left: told from those of the living, kept by who only looks."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import anyio
 import pytest
 from support.filesystems import mounted_image
 
+from obuilder.errors import StoreError
 from obuilder.locks import Locks
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +57,28 @@ def test_each_turn_with_a_lock_of_the_dead_is_another_within_a_second_too() -> N
                 (disk / "dead").hardlink_to(locks.path("name"))
             (disk / "dead").rename(locks.path("name"))
         assert len(turns) == 20
+
+
+async def test_one_that_cannot_be_taken_over_is_told_and_is_not_kept(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = Locks(directory)
+    os.mkfifo(directory / "dead")
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        # Another user's, for who has not all of root's capabilities.
+        patch.setattr(os, "utime", refuse)
+        with pytest.raises(StoreError, match="cannot take over a lock"):
+            async with locks.hold("dead"):
+                pass
+    assert len(os.listdir("/proc/self/fd")) == before
+    with anyio.fail_after(30):
+        async with locks.hold("dead"):
+            pass
 
 
 async def test_who_waits_for_one_that_looks_gets_the_lock(directory: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from obuilder.process import run
 
-__all__ = ["mounted_below", "unmount_below"]
+__all__ = ["mounted_at", "mounted_below", "unmount_below"]
 
 
 def mounted_below(directory: Path) -> list[Path]:
@@ -18,6 +18,13 @@ def mounted_below(directory: Path) -> list[Path]:
         if place.startswith(b"%s/" % os.fsencode(directory)):
             found.append(Path(os.fsdecode(place)))
     return found
+
+
+def mounted_at(path: Path) -> Path | None:
+    """Something that is mounted at a directory or in it; None: nothing in this mount namespace."""
+    real = Path(os.path.realpath(path))
+    places = mounted_below(real.parent)
+    return next((place for place in places if real in (place, *place.parents)), None)
 
 
 async def unmount_below(directory: Path) -> None:

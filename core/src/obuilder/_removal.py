@@ -153,7 +153,10 @@ def _shared_out(path: Path, opened: ExitStack) -> list[_Share]:
 def _put_back(shares: Sequence[_Share]) -> None:
     """Move what could not be removed to where it was, so that its path can be told. Blocking."""
     for share in shares:
-        for number in share.places.keys() & set(os.listdir(share.home)):
+        left: set[str] = set()
+        with suppress(OSError):  # the last `rm` tells
+            left.update(os.listdir(share.home))
+        for number in share.places.keys() & left:
             *above, name = share.places[number]
             with suppress(OSError), _opened(share.top, above) as parent:
                 os.rename(number, name, src_dir_fd=share.home, dst_dir_fd=parent)
@@ -224,7 +227,7 @@ def _subvolume(path: Path, names: _Names, opened: ExitStack) -> Path | None:
             looked_at.callback(os.close, inside)
             status = os.fstat(inside)
             is_other = status.st_dev != os.fstat(parent).st_dev
-            if not (is_other and status.st_ino == _TOP_INODE and _mount(inside) == _mount(parent)):
+            if not (is_other and status.st_ino == _TOP_INODE and _mount(inside) == _mount(top)):
                 return None
             (flags,) = struct.unpack("Q", fcntl.ioctl(inside, _SUBVOL_GETFLAGS, bytes(8)))
             if flags & _SUBVOL_RDONLY:

@@ -24,6 +24,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from obuilder._mounts import mounted_at
 from obuilder.durable import sync_file_system
 from obuilder.errors import ConfigError, ProcessError, StoreError
 from obuilder.interfaces import Store
@@ -31,7 +32,7 @@ from obuilder.named_cache import CacheNaming, NamedCaches
 from obuilder.process import run
 from obuilder.types import Id, Leftover, LeftoverKind, User
 
-__all__ = ["DirectoryStore", "absolute_location", "run_tool"]
+__all__ = ["DirectoryStore", "absolute_location", "refuse_mounted", "run_tool"]
 
 C = TypeVar("C")
 
@@ -53,6 +54,20 @@ def absolute_location(location: str, *, driver: str) -> Path:
             code="store.location",
         )
     return path
+
+
+def refuse_mounted(path: Path) -> None:
+    """StoreError if something is mounted at a directory or in it. Blocking.
+
+    For who is about to remove it: what a bind mount shows lies elsewhere, and would be emptied. To
+    `rm --one-file-system` it is another file system only if it comes from one.
+    """
+    place = mounted_at(path)
+    if place is not None:
+        raise StoreError(
+            f"cannot remove {path}: {place} is mounted",
+            hint=f"umount {place}; then: obuilder fsck --repair",
+        )
 
 
 async def run_tool(argv: Sequence[str], *, doing: str, hint: str | None = None) -> bytes:

@@ -354,12 +354,16 @@ def _kind(*, shared: bool) -> int:
 
 
 def _take_over(descriptor: int) -> None:
-    # A dead holder leaves its file, with its time and its mark.
-    if stat.S_IMODE(os.fstat(descriptor).st_mode) == _MARKED:
-        os.fchmod(descriptor, _UNMARKED)
     # Its own time may be that of the one before, to the second, and so may its number.
     turn_ns = secrets.randbits(_TURN_BITS) * 10**9 + secrets.randbelow(10**9)
-    os.utime(descriptor, ns=(turn_ns, time.time_ns()))
+    try:
+        # A dead holder leaves its file, with its time and its mark.
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) == _MARKED:
+            os.fchmod(descriptor, _UNMARKED)
+        os.utime(descriptor, ns=(turn_ns, time.time_ns()))
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(f"cannot take over a lock that was left: {error.strerror}") from error
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

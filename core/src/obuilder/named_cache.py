@@ -195,7 +195,7 @@ class NamedCaches:
                 async with self._locks.hold(f"cache-{file_name}"):
                     # The record stays: its generation must never be used twice.
                     # What OBuilder called so without escaping or shortening it no step uses.
-                    also = [each for each in await self._files() if self._name(each) == name]
+                    also = [each for each in await self._files() if self._is_of(each, name)]
                     for each in {file_name, *also}:
                         copy = self._copies / f"{secrets.token_hex(6)}-{file_name}"
                         await held.enter_async_context(self._locks.hold(f"copy-{copy.name}"))
@@ -206,8 +206,7 @@ class NamedCaches:
 
     async def _withdraw(self, current: Path, copy: Path) -> None:
         try:
-            with anyio.CancelScope(shield=True):
-                await self.withdraw(current, copy)
+            await self.withdraw(current, copy)
         except OSError as error:
             raise StoreError(f"cannot rename {current} to {copy}: {error.strerror}") from error
 
@@ -218,6 +217,12 @@ class NamedCaches:
     async def _files(self) -> list[str]:
         names = await self.files(self._current)
         return sorted(name for name in names if name.startswith(self._naming.prefix))
+
+    def _is_of(self, file_name: str, name: str) -> bool:
+        try:
+            return self._name(file_name) == name
+        except StoreError:  # another cache's record is damaged, which `names` tells
+            return False
 
     def _name(self, file_name: str) -> str:
         name = self._naming.unescape(file_name)
@@ -239,8 +244,8 @@ class NamedCaches:
                     f"{copy.name} stays: its cache is just being copied or released",
                     hint="the next command that opens the store removes it",
                 )
-            with anyio.CancelScope(shield=True):
-                await self.salvage(copy, self._current / file_name)
+            # Cancelled, it is as a crash left it, and salvaged again.
+            await self.salvage(copy, self._current / file_name)
         # Without that lock, which every step with the cache needs; the copy's own, which the
         # caller holds, keeps others off.
         await self._store.remove_cache(copy)

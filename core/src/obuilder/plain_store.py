@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 
 from obuilder._removal import remove_directory
-from obuilder.directory_store import DirectoryStore, run_tool
+from obuilder.directory_store import DirectoryStore, refuse_mounted, run_tool
 from obuilder.errors import ConfigError, ProcessError, StoreError
 from obuilder.process import run
 from obuilder.types import Id
@@ -129,8 +129,9 @@ class PlainStore(DirectoryStore[C]):
             raise StoreError(f"cannot create {path}: {error.strerror}") from error
 
     async def remove_tree(self, path: Path) -> None:
-        if not await anyio.Path(path).exists():
+        if not os.path.lexists(path):
             return
+        await anyio.to_thread.run_sync(refuse_mounted, path)
         if os.geteuid() != 0:
             # An ordinary user cannot empty a directory that he may not write; rm tells the rest.
             await run(["chmod", "-R", "u+rwx", "--", str(path)], ok=range(256))
@@ -139,8 +140,7 @@ class PlainStore(DirectoryStore[C]):
         except ProcessError as error:
             raise StoreError(
                 f"cannot remove {path}: {error.what}",
-                hint="unmount what is mounted there (findmnt), and let go of what is protected"
-                " (chattr -R -i); then: obuilder fsck --repair",
+                hint="let go of what is protected (chattr -R -i); then: obuilder fsck --repair",
             ) from error
 
     async def complete_deletes(self) -> None:

@@ -179,10 +179,14 @@ async def test_a_builder_says_that_it_is_not_open_and_can_be_opened_again(tmp_pa
                 with pytest.raises(BuildError) as caught:
                     await use()
                 assert caught.value.code == "build.closed"
-            with pytest.raises(BuildError):
-                builder.drain()
             async with builder:
-                await builder.build(stage(FIRST))
+                id = (await builder.build(stage(FIRST))).id
+            with pytest.raises(BuildError) as caught:
+                await parts.builder.push(id, builder)
+            assert caught.value.code == "build.closed"
+        builder.drain()  # at any moment: there is nothing left to begin
+    with pytest.raises(BuildError):
+        Builder(parts.store, parts.sandbox, parts.fetcher).drain()
 
 
 class BodyError(Exception):

@@ -15,10 +15,12 @@ import anyio.lowlevel
 import pytest
 from support.builds import Call, Events, Parts, ScriptedSandbox, open_parts, stage
 
+from obuilder._mounts import unmount_below
 from obuilder.errors import StoreError
 from obuilder.interfaces import Store
 from obuilder.process import run
 from obuilder.types import Id
+from obuilder_store_btrfs import BtrfsStore
 from obuilder_store_reflink import ReflinkStore
 from obuilder_store_rsync import RsyncStore
 
@@ -132,7 +134,7 @@ async def test_a_disk_that_fails_is_no_leftovers_own_fault(tmp_path: Path) -> No
     assert caught.value.code == "store.io"
 
 
-async def test_prune_and_clean_go_past_what_resists_and_know_it_no_more(
+async def test_clean_goes_past_what_resists_knows_it_no_more_and_tells_it_at_the_end(
     ext4_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_parts(ext4_root) as parts:
@@ -144,7 +146,8 @@ async def test_prune_and_clean_go_past_what_resists_and_know_it_no_more(
             resisting(ext4_root / "result" / leaf, ext4_root / "result-tmp"),
             resisting(ext4_root / "cache" / "c", ext4_root / "cache-tmp"),
         ):
-            await parts.builder.clean(on_delete=gone.append)
+            with pytest.raises(StoreError, match=r"cache-tmp.*Operation not permitted"):
+                await parts.builder.clean(on_delete=gone.append)
             assert os.listdir(ext4_root / "result") == []
             assert known(ext4_root) == set()
             assert await parts.store.caches() == []
@@ -271,3 +274,72 @@ async def test_what_a_damaged_row_says_was_built_on_what_was_built_on_it_can_be_
             assert await parts.builder.delete(ids[1]) == 3
         assert known(tmp_path) == {ids[0]}
         assert (await parts.builder.check()).findings == ()
+
+
+@pytest.mark.parametrize("driver", ["rsync", "btrfs"])
+async def test_what_is_mounted_in_a_result_is_not_emptied(btrfs_root: Path, driver: str) -> None:
+    async def make(call: Call) -> None:
+        (call.rootfs / "src").mkdir()
+
+    elsewhere = btrfs_root / "elsewhere"
+    elsewhere.mkdir()
+    await run(["btrfs", "subvolume", "create", str(elsewhere / "work")])
+    for place in (elsewhere, elsewhere / "work"):
+        (place / "file").touch()
+    sandbox = ScriptedSandbox(scripts={"one": make})
+    kind: type[Store[Any]] = {"rsync": RsyncStore, "btrfs": BtrfsStore}[driver]
+    root = btrfs_root / "store"
+    root.mkdir()
+    async with open_parts(root, sandbox=sandbox, kind=kind) as parts:
+        first, *_ = [
+            id for id in await build(parts) if (root / "result" / id / "rootfs/src").exists()
+        ]
+        place = root / "result" / first / "rootfs" / "src"
+        await run(["mount", "--bind", str(elsewhere), str(place)])
+        try:
+            with pytest.raises(StoreError, match=r"is mounted|busy"):
+                await parts.builder.delete(first)
+        finally:
+            await unmount_below(root)
+        assert (elsewhere / "file").exists()
+        assert (elsewhere / "work" / "file").exists()
+    async with open_parts(root, kind=kind) as parts:
+        assert await parts.builder.check() == await parts.builder.check(repair=True)
+        assert os.listdir(root / "result-tmp") == []
+
+
+async def test_what_resists_counts_as_removed_and_is_told_at_the_end(ext4_root: Path) -> None:
+    async def resist(call: Call) -> None:
+        (call.rootfs / "resists").touch()
+
+    names = ("one", "two", "three", "four")
+    sandbox = ScriptedSandbox(scripts=dict.fromkeys(names, resist))
+    async with open_parts(ext4_root, sandbox=sandbox) as parts:
+        for name in names:
+            *_, id = await build(parts, f"((from b) (run (shell {name})))")
+            await run(["chattr", "+i", str(ext4_root / "result" / id / "rootfs" / "resists")])
+        try:
+            for limit, gone in ((1, 1), (9, 4)):  # the second time three of them resist
+                with pytest.raises(StoreError, match="Operation not permitted"):
+                    await parts.builder.prune(
+                        before=datetime.now(UTC) + timedelta(days=1), limit=limit
+                    )
+                assert len(os.listdir(ext4_root / "result-tmp")) == gone
+                assert len(os.listdir(ext4_root / "result")) == len(names) + 1 - gone
+        finally:
+            await run(["chattr", "-R", "-i", str(ext4_root)])
+
+
+async def test_words_of_a_file_name_do_not_shut_the_store(ext4_root: Path) -> None:
+    left = ext4_root / "result-tmp" / ("7" * 64)
+    place = left / "No space left on device" / "Read-only file system"
+    async with resisting(place), open_parts(ext4_root) as parts:
+        assert len(await build(parts)) > 0
+
+
+async def test_a_cache_that_is_a_link_to_nowhere_can_be_removed(ext4_root: Path) -> None:
+    async with open_parts(ext4_root) as parts:
+        (ext4_root / "cache" / "gone").symlink_to("/nowhere")
+        await parts.builder.clean()
+        assert os.listdir(ext4_root / "cache") == []
+        assert os.listdir(ext4_root / "cache-tmp") == []

@@ -104,7 +104,7 @@ class Builder:
         self._backends = Backends(store=store, sandbox=sandbox, fetcher=fetcher)
         self._store = store
         self._observer = observer
-        self._is_open = False
+        self._is_open = self._was_closed = False
         self._platform = platform or machine_platform()
 
     async def __aenter__(self) -> Self:
@@ -116,7 +116,7 @@ class Builder:
                 stack.push_async_callback(self._keep_reserve)
                 await self._open(stack, Locks(state / "locks"))
             self._stack = stack.pop_all()
-        self._is_open = True
+        self._is_open, self._was_closed = True, False
         return self
 
     async def _open(self, stack: AsyncExitStack, locks: Locks) -> None:
@@ -152,7 +152,7 @@ class Builder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        self._is_open = False
+        self._is_open, self._was_closed = False, True
         self._tasks.cancel_scope.cancel()
         if isinstance(error, Exception):
             # The task group would wrap the body's own error in a group.
@@ -181,8 +181,9 @@ class Builder:
         Builds go on through what is cached, and end with BuildError, `build.drained`, where they
         need a step that is not, also if another process is making that. Not to be undone.
         """
-        with self._opened():
-            self._keeper.drain()
+        if not self._was_closed:  # then nothing runs any more, and nothing will begin
+            with self._opened():
+                self._keeper.drain()
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
@@ -305,8 +306,8 @@ class Builder:
         By a stream of the stores' own if both speak one (btrfs, zfs), which sends only the
         difference where the other store has the base too. StoreError as `export` and `import_`.
         """
-        with self._in_store():
-            return await self._mover.push(id, receiver._mover)  # noqa: SLF001 - of the same class
+        with self._in_store(), receiver._opened():  # noqa: SLF001 - of the same class
+            return await self._mover.push(id, receiver._mover)  # noqa: SLF001 - as above
 
     async def import_(self, id: Id, source: int) -> bool:
         """Take the result `id` from a stream; False if the store has it already.

@@ -133,8 +133,15 @@ def disk_errors(state_dir: Path | None = None) -> Iterator[None]:
 
 
 def is_of_disk(error: ObuilderError, state_dir: Path) -> bool:
-    """Whether the store's disk is to blame for an error, so that others would meet it too."""
-    return error.code in _CODES or _trouble(error, state_dir) is not None
+    """Whether the store's disk is to blame for an error, so that others would meet it too.
+
+    Blocking. A program's words are not enough: names of files are among them, and a mount that
+    somebody forgot is read-only in a store that is not.
+    """
+    trouble = _trouble(error, state_dir)
+    if trouble in (_FULL, _READ_ONLY):
+        return disk_trouble(state_dir) is not None
+    return error.code in _CODES or trouble is not None
 
 
 def full(what: str) -> StoreError:

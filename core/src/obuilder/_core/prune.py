@@ -4,9 +4,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
 from obuilder._core.database.db import Database
 from obuilder._core.disk import is_of_disk
@@ -23,11 +25,34 @@ _ROUND = 16
 """On a full disk, so many results are removed before their room is waited for."""
 _HELD = 200
 """Of so many results a deletion keeps the locks, with two descriptors each."""
+_RESISTING = 2
+"""So many that cannot be removed are passed over; the next ends it: others may be alike."""
 _CLOCKS_DIFFER = timedelta(minutes=5)
 """Machines that share a store need not agree to the second."""
 
 _logger = logging.getLogger(__name__)
 OnDelete = Callable[[Id], None]
+
+
+class _Resisting:
+    """What could not be removed: the rest is removed all the same, unless it may be alike."""
+
+    def __init__(self, store: Store[Any]) -> None:
+        self._store = store
+        self._errors: list[StoreError] = []
+
+    async def add(self, error: StoreError) -> None:
+        """Raises the error if it is the disk's, or one of many."""
+        looked_at = partial(is_of_disk, error, self._store.state_dir)
+        if len(self._errors) == _RESISTING or await anyio.to_thread.run_sync(looked_at):
+            raise error
+        _logger.warning("%s", error)
+        self._errors.append(error)
+
+    def tell(self) -> None:
+        """Raise the last, if there was any."""
+        if self._errors:
+            raise self._errors[-1]
 
 
 class Pruner:
@@ -88,7 +113,24 @@ class Pruner:
     async def prune(
         self, *, before: datetime | None, limit: int, on_delete: OnDelete | None = None
     ) -> int:
-        """Remove up to `limit` results without children, least recently used first."""
+        """Remove up to `limit` results without children, least recently used first.
+
+        StoreError, at the end if it was of few of them, for what could not be removed.
+        """
+        resisting = _Resisting(self._store)
+        removed = await self._prune(before, limit, on_delete, resisting=resisting)
+        await self._store.complete_deletes()
+        resisting.tell()
+        return removed
+
+    async def _prune(
+        self,
+        before: datetime | None,
+        limit: int,
+        on_delete: OnDelete | None,
+        *,
+        resisting: _Resisting,
+    ) -> int:
         removed = 0
         skipped: set[Id] = set()
         while removed < limit:
@@ -98,27 +140,24 @@ class Pruner:
             if not batch:
                 break
             for id in batch:
-                if await self._is_removed(id, on_delete):
+                if await self._is_removed(id, on_delete, resisting):
                     removed += 1
                 else:
                     skipped.add(id)
         if before is not None:
             await self._tell_of_the_future(before)
         await self._database.sweep()
-        await self._store.complete_deletes()
         return removed
 
-    async def _is_removed(self, id: Id, on_delete: OnDelete | None) -> bool:
+    async def _is_removed(self, id: Id, on_delete: OnDelete | None, resisting: _Resisting) -> bool:
         try:
             return await self._remove(id, on_delete)
         except StoreError as error:
             if error.code == "store.in-use":  # by a clone that the database does not know of
                 _logger.info("%s", error)
                 return False
-            if is_of_disk(error, self._store.state_dir):
-                raise
-            _logger.warning("%s", error)
-            return False
+            await resisting.add(error)
+            return await self._store.result(id) is None
 
     async def _tell_of_the_future(self, before: datetime) -> None:
         # A clock that was wrong, or is: nobody knows which, so their times stay as they are.
@@ -131,9 +170,10 @@ class Pruner:
             )
 
     async def clean(self, *, on_delete: Callable[[str], None] | None = None) -> int:
-        """Remove every result and every cache that nothing uses."""
-        removed = await self.prune(before=None, limit=2**62, on_delete=on_delete)
-        removed += await self._remove_unknown(on_delete)
+        """Remove every result and every cache that nothing uses. StoreError as `prune`."""
+        resisting = _Resisting(self._store)
+        removed = await self._prune(None, 2**62, on_delete, resisting=resisting)
+        removed += await self._remove_unknown(on_delete, resisting)
         for name in await self._store.caches():
             try:
                 await self._store.delete_cache(name)
@@ -141,30 +181,33 @@ class Pruner:
                 _logger.warning("cache %s stays: a step is using it", name)
                 continue
             except StoreError as error:
-                if is_of_disk(error, self._store.state_dir):
-                    raise
-                _logger.warning("%s", error)
+                await resisting.add(error)
                 continue
             if on_delete:
                 on_delete(f"cache {name}")
             removed += 1
         await self._store.complete_deletes()
+        resisting.tell()
         return removed
 
-    async def _remove_unknown(self, on_delete: OnDelete | None) -> int:
+    async def _remove_unknown(self, on_delete: OnDelete | None, resisting: _Resisting) -> int:
         """Results that the database does not know: it was lost, or a crash came in between."""
         unknown = [id for id in await self._store.results() if not await self._is_known(id)]
-        refused: list[Id] = []
         removed = 0
         while unknown:
+            refused: dict[Id, StoreError] = {}
             for id in unknown:
                 try:
                     removed += await self._remove(id, on_delete)
-                except StoreError:  # the next round tells: another may have been built on it
-                    refused.append(id)
+                except StoreError as error:
+                    if error.code == "store.in-use":  # by what the next round may find gone
+                        refused[id] = error
+                    else:
+                        await resisting.add(error)
             if len(refused) == len(unknown):
-                raise StoreError(f"cannot remove {len(refused)} results, such as {refused[0]}")
-            unknown, refused = refused, []
+                await resisting.add(refused[unknown[0]])
+                break
+            unknown = list(refused)
         return removed
 
     async def _is_known(self, id: Id) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from obuilder._core.disk import trouble_of
 from obuilder.errors import StoreError
 from obuilder.locks import Tenure
 from obuilder.types import Id
@@ -59,12 +60,16 @@ def side_file(
 def tenure_of(result: Path) -> Tenure | None:
     """Whose turn with its lock a result was made in; None: its file does not say.
 
-    Blocking. OSError if the file is there and cannot be read.
+    Blocking. OSError if the disk does not let it be read.
     """
     try:
         inode, turn = _parsed(result / SIDE_FILE)["tenure"]
         return int(inode), int(turn)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+    except OSError as error:
+        if trouble_of(error) is not None:
+            raise
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None  # it was not made here, or is damaged: `read_side_file` tells
 
 

@@ -77,7 +77,7 @@ async def _discard(leftover: Leftover, store: Store[Any]) -> None:
     except CacheBusy as error:  # with a large one that may take minutes
         _logger.warning("%s", error.what)
     except (StoreError, ProcessError) as error:
-        if is_of_disk(error, store.state_dir):
+        if await anyio.to_thread.run_sync(is_of_disk, error, store.state_dir):
             raise
         # Whoever needs its place is told the same as an error; the others go on.
         _logger.warning(

@@ -11,7 +11,10 @@ import fcntl
 import os
 from pathlib import Path
 
-from obuilder.directory_store import run_tool
+import anyio
+import anyio.to_thread
+
+from obuilder.directory_store import refuse_mounted, run_tool
 from obuilder.errors import StoreError
 
 __all__ = [
@@ -108,6 +111,7 @@ async def set_read_only(path: Path, *, value: bool) -> None:
 
 async def delete(path: Path) -> None:
     """Delete a subvolume and those inside it. StoreError."""
+    await anyio.to_thread.run_sync(refuse_mounted, path)
     for nested in (*(await _nested(path) if has_children(path) else ()), path):
         await run_tool(
             ("btrfs", "subvolume", "delete", str(nested)), doing=f"cannot delete {nested}"
