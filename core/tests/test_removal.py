@@ -159,6 +159,24 @@ async def test_subvolumes_that_a_command_made_go_too(btrfs_root: Path, beside: i
     assert b"/outer" not in (await run(["btrfs", "subvolume", "list", str(btrfs_root)])).stdout
 
 
+async def test_what_resists_in_a_subvolume_is_told(btrfs_root: Path) -> None:
+    tree = btrfs_root / "tree"
+    tree.mkdir()
+    inner = tree / "outer" / "inner"
+    for subvolume in (inner.parent, inner):
+        await run(["btrfs", "subvolume", "create", str(subvolume)])
+    (inner / "file").touch()
+    await run(["chattr", "+i", str(inner / "file")])
+    try:
+        with pytest.raises(ProcessError) as caught:
+            await remove_directory(tree)
+    finally:
+        await run(["chattr", "-i", str(inner / "file")])
+    assert f"cannot remove '{inner}/file': Operation not permitted" in caught.value.what
+    await remove_directory(tree)
+    assert not tree.exists()
+
+
 async def test_a_subvolume_that_is_mounted_inside_is_not_emptied(btrfs_root: Path) -> None:
     tree, elsewhere = btrfs_root / "tree", btrfs_root / "elsewhere"
     await run(["btrfs", "subvolume", "create", str(elsewhere)])

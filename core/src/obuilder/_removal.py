@@ -206,8 +206,12 @@ async def _remove_subvolumes(path: Path) -> bool:
             place = await anyio.to_thread.run_sync(_subvolume, path, names, opened)
             if place is not None:
                 are_some = True
-                with suppress(ProcessError):  # the last `rm` tells
+                try:
                     await remove_directory(place)
+                except ProcessError as error:
+                    # Of a subvolume that is left `rm` says no more than that it is one.
+                    what = error.what.replace(str(place), str(path.joinpath(*names)))
+                    raise ProcessError(what, stderr=error.stderr) from error
     return are_some
 
 
