@@ -276,8 +276,10 @@ async def test_what_a_damaged_row_says_was_built_on_what_was_built_on_it_can_be_
         assert (await parts.builder.check()).findings == ()
 
 
-@pytest.mark.parametrize("driver", ["rsync", "btrfs"])
-async def test_what_is_mounted_in_a_result_is_not_emptied(btrfs_root: Path, driver: str) -> None:
+@pytest.mark.parametrize("kind", [RsyncStore, BtrfsStore])
+async def test_what_is_mounted_in_a_result_is_not_emptied(
+    btrfs_root: Path, kind: type[Store[Any]]
+) -> None:
     async def make(call: Call) -> None:
         (call.rootfs / "src").mkdir()
 
@@ -287,7 +289,6 @@ async def test_what_is_mounted_in_a_result_is_not_emptied(btrfs_root: Path, driv
     for place in (elsewhere, elsewhere / "work"):
         (place / "file").touch()
     sandbox = ScriptedSandbox(scripts={"one": make})
-    kind: type[Store[Any]] = {"rsync": RsyncStore, "btrfs": BtrfsStore}[driver]
     root = btrfs_root / "store"
     root.mkdir()
     async with open_parts(root, sandbox=sandbox, kind=kind) as parts:
