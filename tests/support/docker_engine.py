@@ -33,8 +33,17 @@ POLL_S = 0.05
 _TARBALLS = {"busybox": busybox_tarball, "debian:bookworm": debian_tarball}
 # Neither needs nor touches the machine's network.
 _NO_NETWORK = "--bridge none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false"
-# $1: the size of the disk for the engine's data, or empty: the directory as it is.
-_SCRIPT = 'test -z "$1" || mount -t tmpfs -o "size=$1" tmpfs "$2"; shift 2; exec "$@"'
+# $1: where tests mount things: what they unmount while the engine runs must not be held by its
+# namespace. (A zfs-fuse stays busy even where unmounting is propagated.)
+# $2: the size of the disk for the engine's data, or empty: the directory as it is.
+_SCRIPT = """
+while read -r _ _ _ _ place _; do
+    case $place in "$1"/*) umount --lazy "$place" 2>/dev/null ;; esac
+done </proc/self/mountinfo
+test -z "$2" || mount -t tmpfs -o "size=$2" tmpfs "$3"
+shift 3
+exec "$@"
+"""
 
 T = TypeVar("T")
 
@@ -96,9 +105,8 @@ def start_engine(*, disk: str = "") -> Iterator[DockerEngine]:
         (root / "data").mkdir()
         (root / "config").mkdir()
         root.chmod(0o711)  # that the socket's mode decides who gets in
-        # Slave: what others unmount while the engine runs is not held by its namespace.
-        argv = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", _SCRIPT]
-        argv += ["sh", disk, str(root / "data")]
+        argv = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _SCRIPT]
+        argv += ["sh", tempfile.gettempdir(), disk, str(root / "data")]
         argv += ["dockerd", "--host", f"unix://{root}/sock", "--pidfile", str(root / "pid")]
         argv += ["--data-root", str(root / "data"), "--exec-root", str(root / "exec")]
         argv += _NO_NETWORK.split()
