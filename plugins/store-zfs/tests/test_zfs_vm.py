@@ -1,4 +1,8 @@
-"""The same tests on OpenZFS, in the VM that OBUILDER_ZFS_VM starts."""
+"""The same tests on OpenZFS, in the VM that OBUILDER_ZFS_VM starts.
+
+It is the last test to begin (tests/support/processes.py): beside others it is slow past every
+limit.
+"""
 
 import os
 import shlex
@@ -10,49 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.zfs_vm import IS_LONG, LEFT_OUT, LONG, PARTS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-IS_LONG = bool(os.environ.get("OBUILDER_ZFS_VM_LONG"))
 LIMIT_S = 3600 if IS_LONG else 2400
 SETUP_S = 1200
 ARCHIVE = "tree.tar"
 # What no test there runs is most of the bytes.
-_LEFT_OUT = frozenset({"grimp", "mypy", "mypyc", "pip", "setuptools"})
+_UNUSED = frozenset({"grimp", "mypy", "mypyc", "pip", "setuptools"})
 # One string is run by `sh -c`. The shared folder is slow to walk, and quick to read one file from.
-# Side by side, one VM each: what runs in one is on one processor most of the time. It is the
-# last test to begin (tests/support/processes.py): beside others it is slow past every limit.
-PARTS = {
-    "store": ["test_zfs_store.py"],
-    "others": [
-        "test_zfs_builds.py",
-        "test_zfs_caches.py",
-        "test_zfs_kernel.py",
-        "test_zfs_location.py",
-        "test_zfs_space.py",
-    ],
-}
-LEFT_OUT = ["test_zfs_kills.py", "test_zfs_same_specs.py", "test_zfs_storm.py"]
-"""They take more than 10 minutes each there: zfs-fuse has them. By hand: README.md."""
-LONG = {
-    "test_zfs_store.py::TestZfsStore": [
-        "test_a_damaged_or_cut_stream_imports_nothing",
-        "test_an_import_that_is_cancelled_leaves_nothing",
-        "test_odd_cache_names_are_safe_and_distinct",
-        "test_use_leaks_no_descriptors",
-    ],
-    "test_zfs_caches.py": [
-        f"test_{name}[asyncio-{number}]"
-        for name in (
-            "a_release_that_dies_at_any_point_leaves_the_old_version_or_the_new",
-            "the_first_release_of_a_cache_may_die_at_any_point",
-        )
-        for number in range(12)
-        if number % 4
-    ],
-}
-"""They take long there: without OBUILDER_ZFS_VM_LONG zfs-fuse has them alone."""
-
 _COMMAND = """
 mkdir /tmp/tree && tar -xf {archive} -C /tmp/tree && cd /tmp/tree &&
 exec python3 {script} /tmp/tree/packages tank {options}
@@ -87,9 +58,8 @@ def _run_in_vm(vm: list[str], shared: Path, files: list[str]) -> str:
     """Run the tests of files, and return what was printed. Fails as they do."""
     options = ["-q", "--timeout=900", "-k", "not trio", "--durations=10"]
     here = HERE.relative_to(ROOT)
-    for file, names in LONG.items():
-        if not IS_LONG:
-            options += (f"--deselect={here}/{file}::{name}" for name in names)
+    if not IS_LONG:
+        options += (f"--deselect={here}/{name}" for name in LONG)
     command = _COMMAND.format(
         archive=ARCHIVE,
         script=here / "in_vm.py",
@@ -132,4 +102,4 @@ def _pack(archive: Path) -> None:
 
 def _needed(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     name = Path(entry.name).name
-    return None if name in _LEFT_OUT or "__mypyc." in name else entry
+    return None if name in _UNUSED or "__mypyc." in name else entry
