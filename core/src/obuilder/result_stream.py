@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import anyio
+import anyio.lowlevel
 
 from obuilder.errors import ProcessError, StoreError
 from obuilder.interfaces import Store
@@ -165,13 +166,13 @@ async def receive(store: Store[Any], header: Header, source: int) -> AsyncIterat
                 async with _taken(store, header, reader.fileno(), doing=doing) as directory:
                     reader.close()  # more than was taken is a failure of the other
                     await ended.wait()
-                    _raise_first(failures)
+                    await _raise_first(failures)
                     _check(directory, is_local=header.format == PLAIN)
                     yield directory
             except Exception as error:  # noqa: BLE001 - raised again outside the task group
                 failures.append(error)
             tasks.cancel_scope.cancel()
-    _raise_first(failures)
+    await _raise_first(failures)
 
 
 async def _agree(header: Header, pipe: int) -> None:
@@ -273,9 +274,11 @@ async def _piped(
             except Exception as error:  # noqa: BLE001 - raised again outside the task group
                 failures.append(error)
             reader.close()  # the other one sees that nobody reads any more
-    _raise_first(failures)
+    await _raise_first(failures)
 
 
-def _raise_first(failures: Sequence[Exception]) -> None:
+async def _raise_first(failures: Sequence[Exception]) -> None:
     if failures:
+        # Who was cancelled had the streams end early: that is no failure.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         raise failures[0]

@@ -8,12 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio.abc import ByteStream
 from support.docker_engine import DockerEngine
 from support.docker_fetch import Fetch, running
 
+from obuilder.errors import FetchError
 from obuilder.process import call
+from obuilder_fetcher_docker import fetcher
 
 pytestmark = pytest.mark.anyio
 
@@ -167,3 +170,21 @@ async def test_the_container_of_a_killed_builder_goes_with_the_next_fetch(
         assert engine.docker("ps", "--all", "--format", "{{.Names}}").split() == [other]
     finally:
         engine.docker("rm", "--force", other)
+
+
+async def test_who_is_cancelled_is_not_told_that_the_export_ended_early(
+    engine: DockerEngine, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(archive: int, rootfs: Path) -> None:
+        scope.cancel()
+        # As if this process got no processor before the unpacker had seen the end.
+        with anyio.CancelScope(shield=True):
+            while await anyio.to_thread.run_sync(os.read, archive, 1 << 16):
+                pass
+        raise FetchError(f"the archive for {rootfs} is cut")
+
+    monkeypatch.setattr(fetcher, "unpack", late)
+    with anyio.fail_after(LIMIT_S), anyio.CancelScope() as scope:
+        await fetch("busybox")
+    assert scope.cancelled_caught
+    assert engine.containers() == []

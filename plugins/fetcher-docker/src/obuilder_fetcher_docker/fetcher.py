@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import anyio
+import anyio.lowlevel
 
 from obuilder.errors import FetchError, ImageError
 from obuilder.interfaces import BuildLog, Fetcher
@@ -149,4 +150,6 @@ async def _export(docker: Docker, container: str, rootfs: Path) -> None:
                 problems.append(error)
                 tasks.cancel_scope.cancel()
     if problems:
+        # Who was cancelled had the stream end early: that is no problem.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         raise problems[0]
