@@ -72,7 +72,8 @@ stress: venv system
 		$(BIN)/python -m pytest -q -rP --timeout=7200 \
 		tests/test_kill_points.py tests/test_power_cut.py \
 		$(if $(findstring zfs,$(STORES)),$(ZFS_TESTS)/test_zfs_kills.py)
-	OBUILDER_BUILDS=1000 $(BIN)/python -m pytest -q -s --timeout=3600 tests/test_long_runs.py
+	OBUILDER_BUILDS=1000 OBUILDER_LONG_STORES=$(STORES) \
+		$(BIN)/python -m pytest -q -s --timeout=3600 tests/test_long_runs.py
 
 bench: venv
 	$(BIN)/python benchmarks/startup.py
