@@ -11,8 +11,7 @@ import anyio
 import pytest
 from support.builds import descriptors
 
-from obuilder import _removal
-from obuilder._removal import remove_directory
+from obuilder._removal import directory, remove_directory, shares
 from obuilder.errors import ProcessError
 from obuilder.process import run
 
@@ -91,7 +90,7 @@ async def test_of_many_names_only_some_are_looked_at(
 
     tree = wide(tmp_path / "tree", 300)
     scandir = os.scandir
-    monkeypatch.setattr(_removal, "_ENTRIES", 100)
+    monkeypatch.setattr(shares, "_ENTRIES", 100)
     monkeypatch.setattr(os, "scandir", lambda *args: Entries(scandir(*args)))
     await remove_directory(tree)
     assert not tree.exists()
@@ -101,12 +100,12 @@ async def test_of_many_names_only_some_are_looked_at(
 async def test_removals_at_the_same_time_have_a_limit_in_common(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = most = shares = 0
+    now = most = shared = 0
 
     async def counted(argv: Any, **options: Any) -> Any:
-        nonlocal now, most, shares
+        nonlocal now, most, shared
         is_share = "cwd" in options
-        shares, now = shares + is_share, now + is_share
+        shared, now = shared + is_share, now + is_share
         most = max(most, now)
         try:
             return await run(argv, **options)
@@ -115,15 +114,15 @@ async def test_removals_at_the_same_time_have_a_limit_in_common(
 
     trees = [wide(tmp_path / f"tree{number}", 80) for number in range(6)]
     before = descriptors()
-    monkeypatch.setattr(_removal, "run", counted)
+    monkeypatch.setattr(directory, "run", counted)
     async with anyio.create_task_group() as tasks:
         for tree in trees:
             tasks.start_soon(remove_directory, tree)
     assert os.listdir(tmp_path) == []
     assert 8 <= most <= 16
-    shares = 0
+    shared = 0
     await remove_directory(wide(tmp_path / "later", 80))
-    assert shares == 8  # those of before have let go of their turns
+    assert shared == 8  # those of before have let go of their turns
     assert descriptors() == before
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,6 +75,12 @@ class Counters:
     free_percent: float
 
 
+class _State(Enum):
+    NEW = "the builder has not been opened"
+    OPEN = "the builder is open"
+    CLOSED = "the builder is closed"
+
+
 class Builder:
     """Builds specs with three ready backends; use it in an `async with`.
 
@@ -104,7 +111,7 @@ class Builder:
         self._backends = Backends(store=store, sandbox=sandbox, fetcher=fetcher)
         self._store = store
         self._observer = observer
-        self._is_open = self._was_closed = False
+        self._state = _State.NEW
         self._platform = platform or machine_platform()
 
     async def __aenter__(self) -> Self:
@@ -116,7 +123,7 @@ class Builder:
                 stack.push_async_callback(self._keep_reserve)
                 await self._open(stack, Locks(state / "locks"))
             self._stack = stack.pop_all()
-        self._is_open, self._was_closed = True, False
+        self._state = _State.OPEN
         return self
 
     async def _open(self, stack: AsyncExitStack, locks: Locks) -> None:
@@ -152,7 +159,7 @@ class Builder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        self._is_open, self._was_closed = False, True
+        self._state = _State.CLOSED
         self._tasks.cancel_scope.cancel()
         if isinstance(error, Exception):
             # The task group would wrap the body's own error in a group.
@@ -181,7 +188,8 @@ class Builder:
         Builds go on through what is cached, and end with BuildError, `build.drained`, where they
         need a step that is not, also if another process is making that. Not to be undone.
         """
-        if not self._was_closed:  # then nothing runs any more, and nothing will begin
+        # Of a closed one nothing runs any more, and nothing will begin.
+        if self._state is not _State.CLOSED:
             with self._opened():
                 self._keeper.drain()
 
@@ -197,10 +205,8 @@ class Builder:
             raise
 
     def _check_open(self, cause: ObuilderError | None = None) -> None:
-        if not self._is_open:
-            raise BuildError(
-                "the builder is closed, or has not been opened", code="build.closed"
-            ) from cause
+        if self._state is not _State.OPEN:
+            raise BuildError(self._state.value, code="build.closed") from cause
 
     @contextmanager
     def _in_store(self) -> Iterator[None]:
