@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from obuilder._core.database.db import Database
@@ -69,6 +70,8 @@ class Mover:
         finally:
             os.close(reader)
         if failures:
+            # Who was cancelled had the stream end early: that is no failure.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             # One side sees the other's end as a failure of its own.
             raise next((each for each in failures if _says_no_base(each)), failures[0])
         return copied
