@@ -23,7 +23,7 @@ from support.runc_builds import SHELL, open_runc
 from obuilder.errors import ObuilderError
 
 RUN = '(run (cache (c (target /c))) (shell "echo fine > /c/file"))'
-PROMPT_S = 10  # an engine gives up by itself after 30
+PROMPT_S = 20  # an engine gives up by itself after 30
 TOKEN = "VerySecretValue4711"
 
 REFUSED = [

@@ -2,14 +2,17 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from obuilder import process
 from obuilder.errors import ProcessError, SandboxError
 from obuilder.process import call, run
 
@@ -222,6 +225,24 @@ async def test_a_program_dies_with_its_starter(tmp_path: Path, anyio_backend_nam
         with watched(child) as died:
             os.kill(starter, signal.SIGKILL)
             await died()
+
+
+async def test_who_is_cancelled_is_not_told_how_a_program_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Late(subprocess.Popen[bytes]):
+        """As if this process got no processor before the program had ended."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            scope.cancel()
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(process, "Popen", Late)
+    with anyio.CancelScope() as scope:
+        status = await call(["false"])
+        pytest.fail(f"it is told: {status}")
+    assert scope.cancelled_caught
 
 
 async def test_no_descriptor_is_left_open() -> None:

@@ -266,7 +266,7 @@ class LeavesAMountWhenKilled(BrokenFetcher):
 # Its parent tells its number and ends.
 _DAEMON = "setsid sleep 100 </dev/null >/dev/null 2>&1 & echo $!"
 
-_A_WHILE = ("sleep", "0.05")
+_A_WHILE = ("sleep", "0.25")  # longer than from one moment of a cancel or kill to the next
 
 
 @asynccontextmanager

@@ -50,11 +50,12 @@ def running(*marks: str) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            command = (process / "cmdline").read_bytes()
+            text = command + (process / "environ").read_bytes()
         except OSError:  # it has ended
             continue
         if process.name != str(os.getpid()) and any(mark.encode() in text for mark in marks):
-            found.append((process / "cmdline").read_bytes().decode())
+            found.append(command.decode())
     return found
 
 

@@ -22,6 +22,7 @@ from subprocess import DEVNULL, PIPE, Popen
 from typing import IO
 
 import anyio
+import anyio.lowlevel
 
 from obuilder._inherited import descriptors
 from obuilder.errors import ObuilderError, ProcessError
@@ -127,7 +128,10 @@ async def call(  # noqa: PLR0913 - the options of one door, all but argv by keyw
     async with _started(
         argv, streams, env=env, cwd=cwd, pass_fds=pass_fds, umask=umask, stop=stop
     ) as program:
-        return await program.wait()
+        returncode = await program.wait()
+    # One that had ended before it was waited for has not been waited for.
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    return returncode
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """A copy as a step: receivers that fail, hang or do not read, and many at once."""
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -15,6 +16,7 @@ from support.builds import (
 
 from obuilder import events
 from obuilder._core.build import BuildContext
+from obuilder._core.steps import CopyStep
 from obuilder.errors import BuildError, CommandFailed, SourceError, StoreError
 from obuilder.spec import ast
 
@@ -90,6 +92,38 @@ async def test_a_copy_can_be_cancelled_while_its_sender_waits(tmp_path: Path) ->
             del sandbox.scripts["-"]
             await parts.builder.build(spec, BuildContext(src_dir=source))
         assert len(descriptors()) == len(before)
+
+
+async def test_a_copy_that_is_cancelled_is_not_told_that_its_stream_ended_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiving, told = anyio.Event(), list[Exception]()
+
+    async def hang(call: Call) -> None:
+        receiving.set()
+        await anyio.sleep_forever()
+
+    async def make(self: CopyStep, *args: Any) -> Any:
+        try:
+            return await real(self, *args)
+        except Exception as error:
+            told.append(error)
+            raise
+
+    real = CopyStep.make
+    monkeypatch.setattr(CopyStep, "make", make)
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "big").write_bytes(bytes(4 << 20))
+    sandbox = ScriptedSandbox(scripts={"-": hang})
+    spec = stage("((from b) (copy (src big) (dst /big)))")
+    async with open_parts(tmp_path / "store", sandbox=sandbox) as parts:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.builder.build, spec, BuildContext(src_dir=source))
+            await receiving.wait()
+            tasks.cancel_scope.cancel()
+        assert parts.temporary() == []
+    assert told == []
 
 
 async def test_more_copies_at_once_than_there_are_threads_end(tmp_path: Path) -> None:

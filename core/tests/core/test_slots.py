@@ -166,7 +166,7 @@ async def test_a_hundred_who_wait_cost_no_thread_and_leave_no_descriptor(tmp_pat
             for _ in range(100):
                 _, got = await stack.enter_async_context(in_line(limited))
                 assert not got.is_set()
-            assert threading.active_count() == threads
+            assert threading.active_count() <= threads  # idle ones may end
         assert len(os.listdir("/proc/self/fd")) == descriptors
     assert os.listdir(tmp_path / "locks") == []
 

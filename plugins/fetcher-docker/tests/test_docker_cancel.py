@@ -21,7 +21,7 @@ from obuilder_fetcher_docker import fetcher
 pytestmark = pytest.mark.anyio
 
 Wrapper = Callable[[str], str]
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 async def cancelled(fetch: Fetch, base: str, *, when: Callable[[], object]) -> None:

@@ -31,7 +31,7 @@ Drain = Callable[[], None]
 """Has the work begin nothing new."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LAST_WORDS_S = 0.5
+_LAST_WORDS_S = 1.0
 """What a cancelled command had still to print gets this long, and as long what it says of that."""
 
 

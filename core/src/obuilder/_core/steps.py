@@ -12,6 +12,7 @@ from typing import IO, Protocol
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 
 from obuilder._core import transfer
@@ -219,6 +220,8 @@ class CopyStep:
         finally:
             with suppress(OSError):  # what it still holds goes to nobody
                 output.close()
+        # Who was cancelled had the stream end early: that is no failure.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if isinstance(sent, SourceError):
             raise sent
         if failures:

@@ -11,7 +11,7 @@ from obuilder.types import ROOT, LeftoverKind
 __all__ = ["CrashPromises"]
 
 # From before the first system call to after the last one, on a slow machine too.
-DELAYS_S = (0.0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.05, 0.1, 0.2, LIMIT_S)
+DELAYS_S = (0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.05, 0.1, 0.2, 0.5, 1, LIMIT_S)
 
 
 class CrashPromises:

@@ -99,7 +99,7 @@ class EndPromises:
                 if fetched is not None:  # it was done before
                     assert (fetched[0], without_times(fetched[1])) == (image, whole)
                 late_s = anyio.current_time() - begun - delay_s
-                assert late_s < LIMIT_S / 4, f"went on for {late_s:.1f} s after the cancel"
+                assert late_s < LIMIT_S / 2, f"went on for {late_s:.1f} s after the cancel"
                 before.check(bench, f"cancelled after {delay_s} s")
             again, rootfs, _ = await bench.fetch(fetcher)
             assert (again, without_times(rootfs)) == (image, whole)

@@ -72,13 +72,15 @@ def begin_writing(connection: sqlite3.Connection, path: Path) -> None:
             with _waiting_at_most(connection, min(_TELL_AFTER_S, _BUSY_S)):
                 connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & _PRIMARY not in _LOCKED or time.monotonic() > deadline:
+            if error.sqlite_errorcode & _PRIMARY not in _LOCKED:
+                raise
+            if not told:
+                _logger.warning("waiting for database %s, which another program has locked", path)
+                told = True
+            if time.monotonic() > deadline:
                 raise
         else:
             return
-        if not told:
-            _logger.warning("waiting for database %s, which another program has locked", path)
-            told = True
         anyio.from_thread.check_cancelled()
 
 
