@@ -42,7 +42,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str, st
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=1000,
         cwd=Path(__file__).parents[1],
     )
     assert done.returncode == 1, done.stdout + done.stderr
@@ -51,7 +51,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str, st
     return set(re.findall(lines, done.stdout, re.MULTILINE))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1100)
 @pytest.mark.parametrize(("name", "promise"), ALL, ids=[name for name, _ in ALL])
 def test_a_broken_backend_is_caught_by_name(
     name: str, promise: str, outcomes: set[tuple[str, str, str]]
