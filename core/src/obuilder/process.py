@@ -129,7 +129,7 @@ async def call(  # noqa: PLR0913 - the options of one door, all but argv by keyw
         argv, streams, env=env, cwd=cwd, pass_fds=pass_fds, umask=umask, stop=stop
     ) as program:
         returncode = await program.wait()
-    # One that had ended before it was waited for has not been waited for.
+    # Where it ended at once there was no wait to cancel, and a cancel may be why it failed.
     await anyio.lowlevel.checkpoint_if_cancelled()
     return returncode
 
